@@ -1,0 +1,57 @@
+"""Everything private that this package takes from Captum, so that a new release is this file's work."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import captum
+
+SUPPORTED_CAPTUM = ">=0.8,<0.10"
+"""The releases of Captum that the tests pass with. `pyproject.toml` asks pip for the same."""
+
+try:
+    from captum._utils.common import (
+        ExpansionTypes,
+        _expand_additional_forward_args,
+        _expand_target,
+        _format_additional_forward_args,
+        _format_output,
+        _format_tensor_into_tuples,
+        _reduce_list,
+        _select_targets,
+        _sort_key_list,
+    )
+    from captum._utils.gradient import _extract_device_ids, _forward_layer_distributed_eval
+    from captum._utils.progress import NullProgress, progress
+    from captum._utils.typing import TargetType
+    from captum.log import log_usage as _log_usage
+except ImportError as error:
+    raise ImportError(
+        f"captum-sgcampp works with captum{SUPPORTED_CAPTUM}; "
+        f"captum {captum.__version__} is installed and lacks a part that is needed: {error}"
+    ) from error
+
+__all__ = [
+    "SUPPORTED_CAPTUM",
+    "ExpansionTypes",
+    "NullProgress",
+    "TargetType",
+    "_expand_additional_forward_args",
+    "_expand_target",
+    "_extract_device_ids",
+    "_format_additional_forward_args",
+    "_format_output",
+    "_format_tensor_into_tuples",
+    "_forward_layer_distributed_eval",
+    "_reduce_list",
+    "_select_targets",
+    "_sort_key_list",
+    "log_usage",
+    "progress",
+]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def log_usage(function: _Function) -> _Function:
+    """Captum's `log_usage` decorator, which gives `attribute` its `__wrapped__`, with a type that keeps the signature."""
+    return cast(_Function, _log_usage()(function))

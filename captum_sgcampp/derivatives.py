@@ -1,0 +1,107 @@
+"""The derivatives D1, D2, D3 of the score at the layers: at the input itself, or averaged over noise."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_sgcampp import formulas
+from captum_sgcampp._captum import (
+    ExpansionTypes,
+    NullProgress,
+    TargetType,
+    _expand_additional_forward_args,
+    _expand_target,
+    progress,
+)
+from captum_sgcampp.formulas import Derivatives
+from captum_sgcampp.layer_pass import LayerPass, LayerProbe
+from captum_sgcampp.noise import Noise
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """Half precision becomes float32; float32 and float64 stay."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def activations_and_derivatives(
+    probe: LayerProbe,
+    noise: Noise,
+    inputs: tuple[Tensor, ...],
+    target: TargetType,
+    forward_args: tuple[Any, ...] | None,
+    grad_kwargs: dict[str, Any] | None,
+) -> tuple[list[Tensor], list[Derivatives]]:
+    """Computes, for each of the layers' tensors, the activations A and the derivatives D1, D2, D3.
+
+    The activations are always those of the input without noise. The derivatives are taken there too if there is
+    no noise; otherwise they are means over the noise samples, eq. (6), (7). The sums run along with the samples,
+    so that memory does not grow with their number.
+
+    Raises:
+        AssertionError: The target does not fit the output.
+        ValueError: The score does not depend on a layer, or does not have the shape (N, C, ...).
+    """
+    clean = probe.run(inputs, forward_args)
+    _warn_of_repeated_layers(clean)
+    scores = clean.scores(target)
+    activations = [full_precision(tensor) for tensor in clean.activations()]
+    for activation, layer in zip(activations, clean.layers, strict=True):
+        if activation.dim() < 2:
+            raise ValueError(
+                f"layer: {layer} gives {tuple(activation.shape)}, where (examples, channels, *spatial) is needed."
+            )
+    if not noise.n_samples:
+        return activations, _summed(clean, scores, 1, activations, grad_kwargs)
+    del clean, scores  # and with them the graph
+
+    total: list[Derivatives] | None = None
+    with progress(total=noise.n_samples, desc="Noise samples") if noise.show_progress else NullProgress() as bar:
+        for n_samples, noisy_inputs in noise.chunks(inputs):
+            noisy = probe.run(
+                noisy_inputs, _expand_additional_forward_args(forward_args, n_samples, ExpansionTypes.repeat)
+            )
+            scores = noisy.scores(_expand_target(target, n_samples, ExpansionTypes.repeat))
+            chunk = _summed(noisy, scores, n_samples, activations, grad_kwargs)
+            total = chunk if total is None else list(map(formulas.add, total, chunk))
+            bar.update(n_samples)
+    return activations, [formulas.divide(derivatives, noise.n_samples) for derivatives in total or []]
+
+
+def _summed(
+    layer_pass: LayerPass,
+    scores: Tensor,
+    n_samples: int,
+    activations: list[Tensor],
+    grad_kwargs: dict[str, Any] | None,
+) -> list[Derivatives]:
+    """Sums the derivatives over the samples of one pass, which stand there one after the other."""
+    if len(scores) % n_samples:
+        raise ValueError(
+            f"forward_func: returned {len(scores)} score(s) for {n_samples} noisy copies of the inputs. It must "
+            "return one score for each example, or be given one copy at a time, n_samples_batch_size=1."
+        )
+    summed = []
+    for gradient, activation, layer in zip(
+        layer_pass.gradients(scores, grad_kwargs), activations, layer_pass.layers, strict=True
+    ):
+        if gradient.shape != (n_samples * len(activation), *activation.shape[1:]):
+            raise ValueError(
+                f"layer: {layer} gives {tuple(activation.shape)} for the inputs, and {tuple(gradient.shape)} for "
+                f"{n_samples} noisy copies of them. Its first dimension must be that of the examples; otherwise "
+                "noise has to be added to one copy at a time, n_samples_batch_size=1."
+            )
+        by_sample = gradient.reshape(n_samples, *activation.shape)
+        summed.append(formulas.sum_of_powers(full_precision(by_sample)))
+    return summed
+
+
+def _warn_of_repeated_layers(layer_pass: LayerPass) -> None:
+    for layer, calls in layer_pass.calls.items():
+        if calls > 1:
+            warnings.warn(
+                f"layer: {layer} runs {calls} times in one forward pass; the attribution is to the last time alone. "
+                "Give each place in the model a module of its own to attribute to another.",
+                stacklevel=5,
+            )

@@ -1,0 +1,193 @@
+"""Grad-CAM++ as a Captum layer attribution."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from captum.attr import GradientAttribution, LayerAttribution
+from torch import Tensor
+from torch.nn import Module
+
+from captum_sgcampp import formulas
+from captum_sgcampp._captum import (
+    TargetType,
+    _format_additional_forward_args,
+    _format_output,
+    _format_tensor_into_tuples,
+    log_usage,
+)
+from captum_sgcampp.derivatives import activations_and_derivatives
+from captum_sgcampp.formulas import ALPHAS, Derivatives
+from captum_sgcampp.layer_pass import LayerProbe
+from captum_sgcampp.noise import Noise
+
+DERIVATIVES = ("powers",)
+
+
+class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
+    r"""Grad-CAM++ for a layer: Grad-CAM whose positions are weighted by second and third derivatives.
+
+    For each example, with :math:`g` the gradient of its score by the layer's activations :math:`A`,
+
+    .. math::
+        \alpha_{ki} = \frac{g_{ki}^2}{2 g_{ki}^2 + \sum_j A_{kj} \, g_{ki}^3}, \qquad
+        w_k = \sum_i \alpha_{ki} \, \mathrm{relu}(g_{ki}), \qquad
+        L_i = \mathrm{relu}\Big(\sum_k w_k A_{ki}\Big)
+
+    as Chattopadhay et al. define it (*Grad-CAM++*, arXiv:1710.11063), and eqs. (5), (3), (2) of Omeiza et al.
+    (*Smooth Grad-CAM++*, arXiv:1908.01224). The sum over j runs over channel k alone, and no epsilon is added:
+    where numerator or denominator is zero, :math:`\alpha` is zero.
+
+    It is used as Captum's :class:`~captum.attr.LayerGradCam`, on its own or within
+    :class:`~captum.attr.NoiseTunnel`. One default differs: ``relu_attributions`` is True, as in the paper.
+
+    Args:
+        forward_func: The model, or any function that calls it and returns one score for each example and class.
+        layer: The layer to attribute to, usually the last convolutional one. Its tensors are (N, C, \*spatial),
+            with any number of spatial dimensions, also none.
+        device_ids: Device IDs, needed only if `forward_func` applies a DataParallel model without being one.
+        alpha: Which form of :math:`\alpha`. "bounded" takes the ReLU of the sum's term, which keeps
+            :math:`\alpha` in [0, 1/2] and changes nothing where activations are rectified; "eq5" is eq. (5) as it
+            stands, which has a pole where activations carry a sign; "eq7" has the numerator
+            :math:`D_1` that eq. (7) prints. Default: "bounded"
+        derivatives: Where the derivatives come from. "powers" takes the powers of the gradient, the derivatives of
+            exp(score) on a network that is piecewise linear above the layer. Default: "powers"
+
+    Raises:
+        ValueError: `alpha` or `derivatives` is none of the choices.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_sgcampp import LayerGradCamPlusPlus
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 6 * 6, 10)
+        ... )
+        >>> method = LayerGradCamPlusPlus(model, model[1])
+        >>> attribution = method.attribute(torch.rand(2, 3, 8, 8), target=3)
+        >>> attribution.shape
+        torch.Size([2, 1, 6, 6])
+        >>> method.interpolate(attribution, (8, 8), "bilinear").shape
+        torch.Size([2, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Tensor],
+        layer: Module,
+        device_ids: list[int] | None = None,
+        *,
+        alpha: str = "bounded",
+        derivatives: str = "powers",
+    ) -> None:
+        LayerAttribution.__init__(self, forward_func, layer, device_ids)
+        GradientAttribution.__init__(self, forward_func)
+        _require_choice("alpha", alpha, tuple(ALPHAS))
+        _require_choice("derivatives", derivatives, DERIVATIVES)
+        self.alpha = alpha
+        self.derivatives = derivatives
+
+    @log_usage
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = True,
+        attr_dim_summation: bool | None = None,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> Tensor | tuple[Tensor, ...]:
+        r"""Computes the Grad-CAM++ map of each example.
+
+        The parameters are those of Captum's :meth:`LayerGradCam.attribute <captum.attr.LayerGradCam.attribute>`,
+        whose documentation says more of `inputs`, `target` and `additional_forward_args`.
+
+        Args:
+            inputs: Input tensor, or a tuple of them, each (N, ...).
+            target: The class to explain: an integer, a tuple, or a tensor or list with one for each example.
+                Default: None, for a `forward_func` that returns one score for each example.
+            additional_forward_args: What else `forward_func` takes, after the inputs. Default: None
+            attribute_to_layer_input: Attribute to the layer's input, not its output. Default: False
+            relu_attributions: Rectify the map, as the paper does. (Captum's `LayerGradCam` does not, unless asked
+                to.) Default: True
+            attr_dim_summation: Sum over the channels; False returns the weighted activations of each.
+                Default: None, which sums
+            grad_kwargs: Further arguments for `torch.autograd.grad`. With ``{"create_graph": True}`` the
+                attributions can themselves be differentiated. Default: None
+
+        Returns:
+            The attributions, (N, 1, \*spatial), or (N, C, \*spatial) if channels are not summed; a tuple of them
+            if the layer has several tensors. float64 where the layer is, otherwise float32; not normalized;
+            detached, unless ``create_graph`` is asked for.
+
+        Raises:
+            AssertionError: `target` does not fit the output (Captum's checks).
+            TypeError: `forward_func` or the layer returns something else than tensors of floating point.
+            ValueError: The layer does not run, the score does not depend on it, or it has no channels.
+
+        Warns:
+            UserWarning: The layer runs more than once in a forward pass, and the map is that of the last time.
+        """
+        return self._attribute(
+            Noise(),
+            inputs,
+            target,
+            additional_forward_args,
+            attribute_to_layer_input,
+            relu_attributions,
+            attr_dim_summation,
+            grad_kwargs,
+        )
+
+    def _attribute(
+        self,
+        noise: Noise,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: TargetType,
+        additional_forward_args: object,
+        attribute_to_layer_input: bool,
+        relu_attributions: bool,
+        attr_dim_summation: bool | None,
+        grad_kwargs: dict[str, Any] | None,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Computes the map from derivatives averaged over noise samples; Grad-CAM++ is the case of no noise."""
+        inputs = _format_tensor_into_tuples(inputs)
+        noise.check(inputs)
+        forward_args = _format_additional_forward_args(additional_forward_args)
+        keep_graph = bool(grad_kwargs and grad_kwargs.get("create_graph"))
+        probe = LayerProbe(
+            self.forward_func,
+            [self.layer],
+            device_ids=self.device_ids,
+            attribute_to_layer_input=attribute_to_layer_input,
+            record_below=keep_graph,
+        )
+        with torch.inference_mode(False), torch.set_grad_enabled(keep_graph):
+            maps = tuple(
+                self._map(*tensors, relu_attributions, attr_dim_summation)
+                for tensors in zip(
+                    *activations_and_derivatives(probe, noise, inputs, target, forward_args, grad_kwargs),
+                    strict=True,
+                )
+            )
+        return _format_output(len(maps) > 1, maps)
+
+    def _map(
+        self,
+        activations: Tensor,
+        derivatives: Derivatives,
+        relu_attributions: bool,
+        attr_dim_summation: bool | None,
+    ) -> Tensor:
+        """Computes the map of one of the layer's tensors, eqs. (5), (8), (2)."""
+        alpha = ALPHAS[self.alpha](derivatives, activations)
+        weights = formulas.weights(alpha, derivatives)
+        sum_channels = attr_dim_summation is None or attr_dim_summation
+        attribution = formulas.weighted_activations(weights, activations, sum_channels)
+        return attribution.relu() if relu_attributions else attribution
+
+
+def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: must be one of {', '.join(map(repr, choices))}, and is {value!r}.")

@@ -1,0 +1,105 @@
+"""Smooth Grad-CAM++ as a Captum layer attribution."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Generator, Tensor
+
+from captum_sgcampp._captum import TargetType, log_usage
+from captum_sgcampp.layer_grad_cam_plus_plus import LayerGradCamPlusPlus
+from captum_sgcampp.noise import Noise
+
+
+class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
+    r"""Smooth Grad-CAM++ for a layer: Grad-CAM++ whose derivatives are averaged over noisy copies of the input.
+
+    With :math:`g_s` the gradient of the score at the s-th of n noisy copies, and :math:`A` the activations of
+    the input without noise,
+
+    .. math::
+        D_p = \frac{1}{n} \sum_s g_s^p, \qquad
+        \alpha_{ki} = \frac{D_2}{2 D_2 + \sum_j A_{kj} D_3}, \qquad
+        w_k = \sum_i \alpha_{ki} \, \mathrm{relu}(D_1), \qquad
+        L_i = \mathrm{relu}\Big(\sum_k w_k A_{ki}\Big)
+
+    as eqs. (5) to (8) and (2) of Omeiza et al. define it (*Smooth Grad-CAM++*, arXiv:1908.01224). It averages the
+    derivatives; ``NoiseTunnel(LayerGradCamPlusPlus(...))`` averages the maps.
+
+    Parameters and errors are those of :class:`LayerGradCamPlusPlus`.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_sgcampp import LayerSmoothGradCAMpp
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 6 * 6, 10)
+        ... )
+        >>> method = LayerSmoothGradCAMpp(model, model[0])
+        >>> attribution = method.attribute(torch.rand(2, 3, 8, 8), target=3, n_samples=5, stdevs=0.3)
+        >>> attribution.shape
+        torch.Size([2, 1, 6, 6])
+    """
+
+    @log_usage
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = True,
+        attr_dim_summation: bool | None = None,
+        grad_kwargs: dict[str, Any] | None = None,
+        *,
+        n_samples: int = 0,
+        stdevs: float | Sequence[float] = 0.15,
+        n_samples_batch_size: int | None = None,
+        generator: Generator | None = None,
+        show_progress: bool = False,
+    ) -> Tensor | tuple[Tensor, ...]:
+        r"""Computes the Smooth Grad-CAM++ map of each example.
+
+        The first seven parameters are those of :meth:`LayerGradCamPlusPlus.attribute`, and so is what is returned
+        and raised. The noise parameters mean what Captum's :class:`~captum.attr.NoiseTunnel` means by `nt_samples`,
+        `stdevs` and `nt_samples_batch_size`. Tensors in `additional_forward_args`, and a `target` for each
+        example, are repeated along with the inputs.
+
+        Args:
+            inputs: Input tensor, or a tuple of them, each (N, ...).
+            target: The class to explain. Default: None
+            additional_forward_args: What else `forward_func` takes, after the inputs. Default: None
+            attribute_to_layer_input: Attribute to the layer's input, not its output. Default: False
+            relu_attributions: Rectify the map. Default: True
+            attr_dim_summation: Sum over the channels. Default: None, which sums
+            grad_kwargs: Further arguments for `torch.autograd.grad`. Default: None
+            n_samples: Number of noisy copies of each input. With 0, the paper's default, no noise is added and the
+                map is that of Grad-CAM++; the paper's figures have 5. Default: 0
+            stdevs: Standard deviation of the noise, in the units of the input as `forward_func` takes it (of the
+                normalized image, where that is); one number, or a tuple with one for each input tensor.
+                Default: 0.15
+            n_samples_batch_size: How many noisy copies of each input go through the model at once. It changes
+                speed and memory, not the result: the same seed gives the same noise. Default: None, which puts 4
+                images at once through the model on the CPU, and 32 on other devices
+            generator: Source of the noise, on the device of the inputs. Default: None, torch's own, which
+                :func:`torch.manual_seed` seeds
+            show_progress: Show a progress bar over the noise samples. Default: False
+
+        Returns:
+            The attributions, as :meth:`LayerGradCamPlusPlus.attribute` returns them.
+
+        Raises:
+            AssertionError: `target` does not fit the output (Captum's checks).
+            TypeError: An input that noise is to be added to is not of floating point, or an argument is no number.
+            ValueError: `n_samples`, `n_samples_batch_size` or `stdevs` is out of range, or the number of `stdevs`
+                is not that of the inputs.
+        """
+        return self._attribute(
+            Noise(n_samples, stdevs, n_samples_batch_size, generator, show_progress),
+            inputs,
+            target,
+            additional_forward_args,
+            attribute_to_layer_input,
+            relu_attributions,
+            attr_dim_summation,
+            grad_kwargs,
+        )
