@@ -53,5 +53,5 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def log_usage(function: _Function) -> _Function:
-    """Captum's `log_usage` decorator, which gives `attribute` its `__wrapped__`, with a type that keeps the signature."""
+    """Captum's `log_usage`, which gives `attribute` its `__wrapped__`, with a type that keeps the signature."""
     return cast(_Function, _log_usage()(function))

@@ -47,10 +47,10 @@ def activations_and_derivatives(
     _warn_of_repeated_layers(clean)
     scores = clean.scores(target)
     activations = [full_precision(tensor) for tensor in clean.activations()]
-    for activation, layer in zip(activations, clean.layers, strict=True):
+    for activation, tensor in zip(activations, clean.tensors, strict=True):
         if activation.dim() < 2:
             raise ValueError(
-                f"layer: {layer} gives {tuple(activation.shape)}, where (examples, channels, *spatial) is needed."
+                f"layer: {tensor.layer} gives {tuple(activation.shape)}, where (N, C, *spatial) is needed."
             )
     if not noise.n_samples:
         return activations, _summed(clean, scores, 1, activations, grad_kwargs)
@@ -83,13 +83,12 @@ def _summed(
             "return one score for each example, or be given one copy at a time, n_samples_batch_size=1."
         )
     summed = []
-    for gradient, activation, layer in zip(
-        layer_pass.gradients(scores, grad_kwargs), activations, layer_pass.layers, strict=True
-    ):
+    gradients = layer_pass.gradients(scores, grad_kwargs)
+    for gradient, activation, tensor in zip(gradients, activations, layer_pass.tensors, strict=True):
         if gradient.shape != (n_samples * len(activation), *activation.shape[1:]):
             raise ValueError(
-                f"layer: {layer} gives {tuple(activation.shape)} for the inputs, and {tuple(gradient.shape)} for "
-                f"{n_samples} noisy copies of them. Its first dimension must be that of the examples; otherwise "
+                f"layer: {tensor.layer} gives {tuple(activation.shape)} for the inputs, and for {n_samples} noisy "
+                f"copies of them {tuple(gradient.shape)}. Its first dimension must be that of the examples; otherwise "
                 "noise has to be added to one copy at a time, n_samples_batch_size=1."
             )
         by_sample = gradient.reshape(n_samples, *activation.shape)
@@ -98,7 +97,7 @@ def _summed(
 
 
 def _warn_of_repeated_layers(layer_pass: LayerPass) -> None:
-    for layer, calls in layer_pass.calls.items():
+    for layer, calls in {tensor.layer: tensor.calls for tensor in layer_pass.tensors}.items():
         if calls > 1:
             warnings.warn(
                 f"layer: {layer} runs {calls} times in one forward pass; the attribution is to the last time alone. "

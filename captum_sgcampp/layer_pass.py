@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, device
@@ -85,32 +85,38 @@ class LayerProbe:
         devices = _sort_key_list(
             list(next(iter(saved.values()))), _extract_device_ids(self._forward_func, saved, self._device_ids)
         )
-        tensors = {
-            name: list(zip(*(saved[layer][key] for key in devices), strict=True))
-            for layer, name in self._layers.items()
-        }
-        return LayerPass(output, tensors, watch.calls())
+        return LayerPass(
+            output,
+            [
+                LayerTensor(name, watch.calls(layer), by_device)
+                for layer, name in self._layers.items()
+                for by_device in zip(*(saved[layer][key] for key in devices), strict=True)
+            ],
+        )
 
 
-class LayerPass:
-    """What one forward pass left at the layers.
+class LayerTensor(NamedTuple):
+    """A tensor that a layer took or returned in a forward pass."""
 
-    Args:
-        output: What the model returned.
-        saved: By the layer's name, each tensor that it took or returned, in one piece for each device.
-        calls: By the layer's name, how often it ran. What is saved is from the last time.
-    """
+    layer: str
+    """The layer's name."""
+    calls: int
+    """How often the layer ran in that pass. The tensor is that of the last time."""
+    by_device: tuple[Tensor, ...]
+    """The tensor, in one piece for each device that the model is spread over."""
 
-    def __init__(self, output: Tensor, saved: dict[str, list[tuple[Tensor, ...]]], calls: dict[str, int]) -> None:
-        self.output = output
-        self.calls = calls
-        self.layers = [name for name, tensors in saved.items() for _ in tensors]
-        """The layer of each of the activations, by name."""
-        self._saved = [by_device for tensors in saved.values() for by_device in tensors]
+
+class LayerPass(NamedTuple):
+    """What one forward pass left at the layers."""
+
+    output: Tensor
+    """What the model returned."""
+    tensors: list[LayerTensor]
+    """The tensors of all layers, one after the other."""
 
     def activations(self) -> list[Tensor]:
         """Tells what the layers took or returned, joined over devices in the order of the examples."""
-        return [_reduce_list(by_device) for by_device in self._saved]
+        return [_reduce_list(tensor.by_device) for tensor in self.tensors]
 
     def scores(self, target: TargetType) -> Tensor:
         """Selects the class score S of each example, as Captum selects targets.
@@ -137,16 +143,16 @@ class LayerPass:
         Raises:
             ValueError: The scores do not depend on a layer.
         """
-        tensors = [tensor for by_device in self._saved for tensor in by_device]
-        found: tuple[Tensor | None, ...] = (None,) * len(tensors)
+        pieces = [piece for tensor in self.tensors for piece in tensor.by_device]
+        found: tuple[Tensor | None, ...] = (None,) * len(pieces)
         if scores.requires_grad:
             kwargs = {"allow_unused": True, **(grad_kwargs or {})}
             with torch.enable_grad():
-                found = torch.autograd.grad(torch.unbind(scores), tensors, **kwargs)
+                found = torch.autograd.grad(torch.unbind(scores), pieces, **kwargs)
         gradients = iter(found)
         return [
-            _reduce_list([_required(next(gradients), name) for _ in by_device])
-            for by_device, name in zip(self._saved, self.layers, strict=True)
+            _reduce_list([_required(next(gradients), tensor.layer) for _ in tensor.by_device])
+            for tensor in self.tensors
         ]
 
 
@@ -177,12 +183,9 @@ class _Watch:
         self._runs: Counter[tuple[Module, device]] = Counter()
         self._lock = Lock()
 
-    def calls(self) -> dict[str, int]:
-        """How often each layer ran, by name; with several devices, on any one of them."""
-        return {
-            name: max((n for (ran, _), n in self._runs.items() if ran is layer), default=0)
-            for layer, name in self._layers.items()
-        }
+    def calls(self, layer: Module) -> int:
+        """How often the layer ran; with several devices, on any one of them."""
+        return max((n for (ran, _), n in self._runs.items() if ran is layer), default=0)
 
     def wrap(self, forward_func: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """Adds to `forward_func` the checks that can only be made when it has run."""
@@ -191,7 +194,7 @@ class _Watch:
         @wraps(forward_func, assigned=(), updated=())
         def forward(*args: Any) -> Tensor:
             output = forward_func(*args)
-            missing = [name for name, runs in self.calls().items() if not runs]
+            missing = [name for layer, name in self._layers.items() if not self.calls(layer)]
             if self._record_from_layers and (missing or not torch.is_grad_enabled()):
                 raise RuntimeError("A layer was not reached, or not everything after it was recorded.")
             if missing:
