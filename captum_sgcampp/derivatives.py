@@ -102,5 +102,5 @@ def _warn_of_repeated_layers(layer_pass: LayerPass) -> None:
             warnings.warn(
                 f"layer: {layer} runs {calls} times in one forward pass; the attribution is to the last time alone. "
                 "Give each place in the model a module of its own to attribute to another.",
-                stacklevel=5,
+                stacklevel=6,
             )

