@@ -3,7 +3,16 @@
 from captum_sgcampp.layer_grad_cam_plus_plus import LayerGradCamPlusPlus
 from captum_sgcampp.layer_smooth_grad_cam_pp import LayerSmoothGradCAMpp
 from captum_sgcampp.layers import LayerInfo, list_layers
+from captum_sgcampp.reshape import channels_last_to_map, tokens_to_map
 
 __version__ = "0.1.0"
 
-__all__ = ["LayerGradCamPlusPlus", "LayerInfo", "LayerSmoothGradCAMpp", "__version__", "list_layers"]
+__all__ = [
+    "LayerGradCamPlusPlus",
+    "LayerInfo",
+    "LayerSmoothGradCAMpp",
+    "__version__",
+    "channels_last_to_map",
+    "list_layers",
+    "tokens_to_map",
+]

@@ -1,6 +1,6 @@
 """Grad-CAM++ as a Captum layer attribution."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,16 +12,22 @@ from captum_sgcampp import formulas
 from captum_sgcampp._captum import (
     TargetType,
     _format_additional_forward_args,
-    _format_output,
+    _format_outputs,
     _format_tensor_into_tuples,
     log_usage,
 )
-from captum_sgcampp.derivatives import activations_and_derivatives
-from captum_sgcampp.formulas import ALPHAS, Derivatives
+from captum_sgcampp.derivatives import see_layers
+from captum_sgcampp.formulas import ALPHAS
 from captum_sgcampp.layer_pass import LayerProbe
+from captum_sgcampp.layer_view import LayerView
+from captum_sgcampp.layers import find_layer
 from captum_sgcampp.noise import Noise
+from captum_sgcampp.selection import Selection
 
 DERIVATIVES = ("powers",)
+
+Attribution = Tensor | tuple[Tensor, ...]
+"""A map, or one for each of a layer's tensors where it has several."""
 
 
 class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
@@ -43,8 +49,9 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
 
     Args:
         forward_func: The model, or any function that calls it and returns one score for each example and class.
-        layer: The layer to attribute to, usually the last convolutional one. Its tensors are (N, C, \*spatial),
-            with any number of spatial dimensions, also none.
+        layer: The layer to attribute to, usually the last convolutional one: a module, or the dotted name of one
+            within `forward_func`. Its tensors are (N, C, \*spatial), with any number of spatial dimensions, also
+            none. A list of layers is attributed to in the same passes through the model.
         device_ids: Device IDs, needed only if `forward_func` applies a DataParallel model without being one.
         alpha: Which form of :math:`\alpha`. "bounded" takes the ReLU of the sum's term, which keeps
             :math:`\alpha` in [0, 1/2] and changes nothing where activations are rectified; "eq5" is eq. (5) as it
@@ -52,9 +59,13 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
             :math:`D_1` that eq. (7) prints. Default: "bounded"
         derivatives: Where the derivatives come from. "powers" takes the powers of the gradient, the derivatives of
             exp(score) on a network that is piecewise linear above the layer. Default: "powers"
+        reshape_transform: For layers that are not (N, C, \*spatial): a function from the layer's tensor to one that
+            is, such as :func:`tokens_to_map` and :func:`channels_last_to_map` for transformers. Default: None
 
     Raises:
-        ValueError: `alpha` or `derivatives` is none of the choices.
+        TypeError: `layer` is a name, and `forward_func` has no layers to look it up in.
+        ValueError: `alpha` or `derivatives` is none of the choices, or there is no layer of that name, or none
+            at all.
 
     Example::
 
@@ -74,18 +85,25 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
     def __init__(
         self,
         forward_func: Callable[..., Tensor],
-        layer: Module,
+        layer: Module | str | list[Module | str],
         device_ids: list[int] | None = None,
         *,
         alpha: str = "bounded",
         derivatives: str = "powers",
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        LayerAttribution.__init__(self, forward_func, layer, device_ids)
+        if isinstance(layer, list):
+            if not layer:
+                raise ValueError("layer: the list is empty; give at least one layer.")
+            LayerAttribution.__init__(self, forward_func, [find_layer(forward_func, one) for one in layer], device_ids)
+        else:
+            LayerAttribution.__init__(self, forward_func, find_layer(forward_func, layer), device_ids)
         GradientAttribution.__init__(self, forward_func)
         _require_choice("alpha", alpha, tuple(ALPHAS))
         _require_choice("derivatives", derivatives, DERIVATIVES)
         self.alpha = alpha
         self.derivatives = derivatives
+        self.reshape_transform = reshape_transform
 
     @log_usage
     def attribute(
@@ -97,7 +115,11 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
         relu_attributions: bool = True,
         attr_dim_summation: bool | None = None,
         grad_kwargs: dict[str, Any] | None = None,
-    ) -> Tensor | tuple[Tensor, ...]:
+        *,
+        filters: Iterable[int] | None = None,
+        subset: Iterable[Iterable[int]] | None = None,
+        region: bool = False,
+    ) -> Attribution | list[Attribution]:
         r"""Computes the Grad-CAM++ map of each example.
 
         The parameters are those of Captum's :meth:`LayerGradCam.attribute <captum.attr.LayerGradCam.attribute>`,
@@ -111,26 +133,37 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
             attribute_to_layer_input: Attribute to the layer's input, not its output. Default: False
             relu_attributions: Rectify the map, as the paper does. (Captum's `LayerGradCam` does not, unless asked
                 to.) Default: True
-            attr_dim_summation: Sum over the channels; False returns the weighted activations of each.
-                Default: None, which sums
+            attr_dim_summation: Sum over the channels; False returns a map for each. Default: None, which sums
+                unless there are `filters`
             grad_kwargs: Further arguments for `torch.autograd.grad`. With ``{"create_graph": True}`` the
                 attributions can themselves be differentiated. Default: None
+            filters: Indices of the channels to see (section 3.5 of the paper); a map for each, in their order, or
+                with ``attr_dim_summation=True`` their sum. Default: None, which is all
+            subset: Coordinates of the neurons to see (section 3.6), one number for each spatial dimension: (row,
+                column) for a layer with two. Everything else is zero in the map. The weights still come from the
+                whole channel. Default: None, which is all
+            region: Take `subset` as two opposite corners of a box of neurons, both inclusive. Default: False
 
         Returns:
-            The attributions, (N, 1, \*spatial), or (N, C, \*spatial) if channels are not summed; a tuple of them
-            if the layer has several tensors. float64 where the layer is, otherwise float32; not normalized;
-            detached, unless ``create_graph`` is asked for.
+            The attributions, (N, 1, \*spatial), or (N, channels, \*spatial) if channels are not summed; a tuple of
+            them if the layer has several tensors; a list if `layer` is one. float64 where the layer is, otherwise
+            float32; not normalized; detached, unless ``create_graph`` is asked for.
 
         Raises:
             AssertionError: `target` does not fit the output (Captum's checks).
-            TypeError: `forward_func` or the layer returns something else than tensors of floating point.
-            ValueError: The layer does not run, the score does not depend on it, or it has no channels.
+            IndexError: The layer does not have a filter or a neuron that is asked for.
+            TypeError: `forward_func` or the layer returns something else than tensors of floating point, or
+                `filters` or `subset` is no list of integers.
+            ValueError: The layer does not run, the score does not depend on it, or it has no channels; `filters` or
+                `subset` is empty, coordinates are not those of the layer's spatial dimensions, or `region` is given
+                without two corners.
 
         Warns:
             UserWarning: The layer runs more than once in a forward pass, and the map is that of the last time.
         """
         return self._attribute(
             Noise(),
+            Selection(filters, subset, region),
             inputs,
             target,
             additional_forward_args,
@@ -143,6 +176,7 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
     def _attribute(
         self,
         noise: Noise,
+        selection: Selection,
         inputs: Tensor | tuple[Tensor, ...],
         target: TargetType,
         additional_forward_args: object,
@@ -150,42 +184,31 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
         relu_attributions: bool,
         attr_dim_summation: bool | None,
         grad_kwargs: dict[str, Any] | None,
-    ) -> Tensor | tuple[Tensor, ...]:
-        """Computes the map from derivatives averaged over noise samples; Grad-CAM++ is the case of no noise."""
+    ) -> Attribution | list[Attribution]:
+        """Computes the maps from derivatives averaged over noise samples; Grad-CAM++ is the case of no noise."""
         inputs = _format_tensor_into_tuples(inputs)
         noise.check(inputs)
         forward_args = _format_additional_forward_args(additional_forward_args)
         keep_graph = bool(grad_kwargs and grad_kwargs.get("create_graph"))
+        sum_channels = selection.filters is None if attr_dim_summation is None else attr_dim_summation
+        layers = self.layer if isinstance(self.layer, list) else [self.layer]
         probe = LayerProbe(
             self.forward_func,
-            [self.layer],
+            layers,
             device_ids=self.device_ids,
             attribute_to_layer_input=attribute_to_layer_input,
             record_below=keep_graph,
         )
+        view = LayerView(selection, self.reshape_transform)
+        attributions: dict[Module, tuple[Tensor, ...]] = dict.fromkeys(layers, ())
         with torch.inference_mode(False), torch.set_grad_enabled(keep_graph):
-            maps = tuple(
-                self._map(*tensors, relu_attributions, attr_dim_summation)
-                for tensors in zip(
-                    *activations_and_derivatives(probe, noise, inputs, target, forward_args, grad_kwargs),
-                    strict=True,
-                )
-            )
-        return _format_output(len(maps) > 1, maps)
-
-    def _map(
-        self,
-        activations: Tensor,
-        derivatives: Derivatives,
-        relu_attributions: bool,
-        attr_dim_summation: bool | None,
-    ) -> Tensor:
-        """Computes the map of one of the layer's tensors, eqs. (5), (8), (2)."""
-        alpha = ALPHAS[self.alpha](derivatives, activations)
-        weights = formulas.weights(alpha, derivatives)
-        sum_channels = attr_dim_summation is None or attr_dim_summation
-        attribution = formulas.weighted_activations(weights, activations, sum_channels)
-        return attribution.relu() if relu_attributions else attribution
+            for seen in see_layers(probe, view, noise, inputs, target, forward_args, grad_kwargs):
+                alpha = ALPHAS[self.alpha](seen.derivatives, seen.activations)
+                weights = formulas.weights(alpha, seen.derivatives)
+                attribution = formulas.weighted_activations(weights, seen.activations, sum_channels)
+                rectified = attribution.relu() if relu_attributions else attribution
+                attributions[seen.layer] += (selection.neurons(rectified),)
+        return _format_outputs(isinstance(self.layer, list), [attributions[layer] for layer in layers])
 
 
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

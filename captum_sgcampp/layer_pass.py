@@ -88,7 +88,7 @@ class LayerProbe:
         return LayerPass(
             output,
             [
-                LayerTensor(name, watch.calls(layer), by_device)
+                LayerTensor(layer, name, watch.calls(layer), by_device)
                 for layer, name in self._layers.items()
                 for by_device in zip(*(saved[layer][key] for key in devices), strict=True)
             ],
@@ -98,8 +98,9 @@ class LayerProbe:
 class LayerTensor(NamedTuple):
     """A tensor that a layer took or returned in a forward pass."""
 
-    layer: str
-    """The layer's name."""
+    layer: Module
+    name: str
+    """The layer's name, for messages."""
     calls: int
     """How often the layer ran in that pass. The tensor is that of the last time."""
     by_device: tuple[Tensor, ...]
@@ -151,8 +152,7 @@ class LayerPass(NamedTuple):
                 found = torch.autograd.grad(torch.unbind(scores), pieces, **kwargs)
         gradients = iter(found)
         return [
-            _reduce_list([_required(next(gradients), tensor.layer) for _ in tensor.by_device])
-            for tensor in self.tensors
+            _reduce_list([_required(next(gradients), tensor.name) for _ in tensor.by_device]) for tensor in self.tensors
         ]
 
 

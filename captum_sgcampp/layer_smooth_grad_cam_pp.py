@@ -1,13 +1,14 @@
 """Smooth Grad-CAM++ as a Captum layer attribution."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Generator, Tensor
 
 from captum_sgcampp._captum import TargetType, log_usage
-from captum_sgcampp.layer_grad_cam_plus_plus import LayerGradCamPlusPlus
+from captum_sgcampp.layer_grad_cam_plus_plus import Attribution, LayerGradCamPlusPlus
 from captum_sgcampp.noise import Noise
+from captum_sgcampp.selection import Selection
 
 
 class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
@@ -38,6 +39,12 @@ class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
         >>> attribution = method.attribute(torch.rand(2, 3, 8, 8), target=3, n_samples=5, stdevs=0.3)
         >>> attribution.shape
         torch.Size([2, 1, 6, 6])
+
+        One map for each of two filters, and in them the neurons of the upper left quarter:
+
+        >>> corners = [(0, 0), (2, 2)]
+        >>> method.attribute(torch.rand(2, 3, 8, 8), 3, n_samples=5, filters=[4, 1], subset=corners, region=True).shape
+        torch.Size([2, 2, 6, 6])
     """
 
     @log_usage
@@ -55,8 +62,11 @@ class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
         stdevs: float | Sequence[float] = 0.15,
         n_samples_batch_size: int | None = None,
         generator: Generator | None = None,
+        filters: Iterable[int] | None = None,
+        subset: Iterable[Iterable[int]] | None = None,
+        region: bool = False,
         show_progress: bool = False,
-    ) -> Tensor | tuple[Tensor, ...]:
+    ) -> Attribution | list[Attribution]:
         r"""Computes the Smooth Grad-CAM++ map of each example.
 
         The first seven parameters are those of :meth:`LayerGradCamPlusPlus.attribute`, and so is what is returned
@@ -70,7 +80,7 @@ class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
             additional_forward_args: What else `forward_func` takes, after the inputs. Default: None
             attribute_to_layer_input: Attribute to the layer's input, not its output. Default: False
             relu_attributions: Rectify the map. Default: True
-            attr_dim_summation: Sum over the channels. Default: None, which sums
+            attr_dim_summation: Sum over the channels. Default: None, which sums unless there are `filters`
             grad_kwargs: Further arguments for `torch.autograd.grad`. Default: None
             n_samples: Number of noisy copies of each input. With 0, the paper's default, no noise is added and the
                 map is that of Grad-CAM++; the paper's figures have 5. Default: 0
@@ -82,6 +92,9 @@ class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
                 images at once through the model on the CPU, and 32 on other devices
             generator: Source of the noise, on the device of the inputs. Default: None, torch's own, which
                 :func:`torch.manual_seed` seeds
+            filters: Indices of the channels to see; a map for each. Default: None, which is all
+            subset: Coordinates of the neurons to see. Default: None, which is all
+            region: Take `subset` as two opposite corners of a box of neurons. Default: False
             show_progress: Show a progress bar over the noise samples. Default: False
 
         Returns:
@@ -89,12 +102,14 @@ class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
 
         Raises:
             AssertionError: `target` does not fit the output (Captum's checks).
+            IndexError: The layer does not have a filter or a neuron that is asked for.
             TypeError: An input that noise is to be added to is not of floating point, or an argument is no number.
             ValueError: `n_samples`, `n_samples_batch_size` or `stdevs` is out of range, or the number of `stdevs`
                 is not that of the inputs.
         """
         return self._attribute(
             Noise(n_samples, stdevs, n_samples_batch_size, generator, show_progress),
+            Selection(filters, subset, region),
             inputs,
             target,
             additional_forward_args,

@@ -1,11 +1,13 @@
-"""What layers a model has."""
+"""The layers of a model: listing them, and finding one by its name."""
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import DataParallel, Module
+from torch.nn.parallel import DistributedDataParallel
 
 
 class LayerInfo(NamedTuple):
@@ -70,8 +72,48 @@ def list_layers(model: Module, *inputs: Any) -> list[LayerInfo]:
     ]
 
 
+def find_layer(forward_func: Callable[..., Any], layer: Module | str) -> Module:
+    """Finds a layer by its dotted name, also within DataParallel and torch.compile's wrappers.
+
+    Args:
+        forward_func: The model.
+        layer: The name; a layer itself is returned as it is.
+
+    Raises:
+        TypeError: It is no name, or `forward_func` is no module that has names.
+        ValueError: There is no layer of that name.
+    """
+    if isinstance(layer, Module):
+        return layer
+    if not isinstance(layer, str) or not isinstance(forward_func, Module):
+        raise TypeError(
+            "layer: must be a module, or the name of one within forward_func where that is a module; it is "
+            f"{layer!r}, and forward_func {type(forward_func).__name__}."
+        )
+    modules: dict[str, Module] = {
+        known: module for wrapper in _unwrap(forward_func) for known, module in wrapper.named_modules() if known
+    }
+    if layer not in modules:
+        raise ValueError(f"layer: there is no {layer!r}; the closest: {', '.join(closest(layer, modules)) or 'none'}.")
+    return modules[layer]
+
+
 def layer_name(forward_func: Callable[..., Any], layer: Module) -> str:
     """Says which layer is meant: its dotted name in the model where `forward_func` is one, and its type."""
-    names = forward_func.named_modules() if isinstance(forward_func, Module) else ()
-    dotted = [f"'{name}' " for name, module in names if module is layer and name]
-    return f"{dotted[0] if dotted else ''}({type(layer).__name__})"
+    wrappers = _unwrap(forward_func) if isinstance(forward_func, Module) else []
+    names = [name for wrapper in wrappers for name, module in wrapper.named_modules() if module is layer and name]
+    return f"'{names[-1]}' ({type(layer).__name__})" if names else f"({type(layer).__name__})"
+
+
+def closest(name: str, known: Collection[str]) -> list[str]:
+    """Finds up to five known names that may have been meant: those with that very word, then similar ones."""
+    words = [candidate for candidate in known if name.lower() in candidate.lower().split()]
+    return list(dict.fromkeys([*words, *difflib.get_close_matches(name, known, n=5, cutoff=0.5)]))[:5]
+
+
+def _unwrap(model: Module) -> list[Module]:
+    """The model and what it wraps, from the outside in."""
+    wrapped = getattr(model, "_orig_mod", None)  # torch.compile
+    if isinstance(model, (DataParallel, DistributedDataParallel)):
+        wrapped = model.module
+    return [model, *(_unwrap(wrapped) if isinstance(wrapped, Module) else [])]

@@ -4,7 +4,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,20 @@ from torchvision.transforms._presets import ImageClassification
 
 from captum_sgcampp.cli.errors import CommandError, one_line, unknown
 from captum_sgcampp.layers import LayerInfo, list_layers
+from captum_sgcampp.reshape import channels_last_to_map, tokens_to_map
 
 EFFICIENTNET_LITE0 = "efficientnet_lite0"
 SHOWN_AT = 2
 """How many times larger than the network's input a photograph is shown."""
+
+
+class ChosenLayer(NamedTuple):
+    """A layer to attribute to."""
+
+    name: str
+    module: Module
+    reshape_transform: Callable[[Tensor], Tensor] | None
+    """As the attribution methods take it."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,8 @@ class Classifier:
         model: The network, from (N, 3, H, W) normalized images to (N, classes) logits, in evaluation mode.
         preset: How a photograph becomes the network's input.
         classes: The names of the classes.
-        default_layer: The name of the layer to attribute to. None finds one, see :meth:`layer`.
+        default_layer: The name of the layer to attribute to. None means the last that has the resolution of the last
+            convolution, before the maps are pooled.
     """
 
     name: str
@@ -59,18 +70,13 @@ class Classifier:
         height_and_width = (self.preset.crop_size * 2)[:2]
         return list_layers(self.model, torch.zeros(1, 3, *height_and_width).to(next(self.model.parameters())))
 
-    def layer(self, name: str | None) -> tuple[str, Module]:
-        """Finds a layer by its dotted name.
-
-        Without one, it is the last that has the resolution of the last convolution, before the maps are pooled.
-        """
-        name = name or self.default_layer
-        if name is None:
-            return self._last_map()
-        modules = {known: module for known, module in self.model.named_modules() if known}
-        if name not in modules:
-            raise unknown("layer", name, modules)
-        return name, modules[name]
+    def layer(self, name: str | None) -> ChosenLayer:
+        """Finds a layer by its dotted name, or the one that suits the network."""
+        layers = {layer.name: layer for layer in self.layers()}
+        name = name or self.default_layer or self._last_map(list(layers.values()))
+        if name not in layers:
+            raise unknown("layer", name, layers)
+        return ChosenLayer(name, layers[name].module, self._reshape_transform(layers[name].shapes))
 
     def class_index(self, wanted: str) -> int:
         """Finds a class by its index or its name."""
@@ -85,16 +91,23 @@ class Classifier:
             raise CommandError(f"class '{wanted}' is the name of {' and '.join(map(str, found))}; give the number")
         return found[0]
 
-    def _last_map(self) -> tuple[str, Module]:
-        maps = [layer for layer in self.layers() if layer.calls == 1 and len(layer.shapes[0]) == 4]
-        resolutions = [layer.shapes[0][2:] for layer in maps if isinstance(layer.module, Conv2d)]
-        spatial = [resolution for resolution in resolutions if resolution > (1, 1)]
-        if not spatial:
+    def _last_map(self, layers: list[LayerInfo]) -> str:
+        maps = [layer for layer in layers if layer.calls == 1 and len(layer.shapes[0]) == 4]
+        convolved = [layer.shapes[0][2:] for layer in maps if isinstance(layer.module, Conv2d)]
+        resolutions = [resolution for resolution in convolved if resolution > (1, 1)]
+        if not resolutions:
             raise CommandError(f"{self.name} has no convolutional map; choose a layer, --layer (see --list-layers)")
-        last = [
-            layer for layer in maps if layer.shapes[0][2:] == spatial[-1] and "Pool" not in type(layer.module).__name__
-        ]
-        return last[-1].name, last[-1].module
+        unpooled = [layer for layer in maps if "Pool" not in type(layer.module).__name__]
+        return [layer.name for layer in unpooled if layer.shapes[0][2:] == resolutions[-1]][-1]
+
+    def _reshape_transform(self, shapes: tuple[tuple[int, ...], ...]) -> Callable[[Tensor], Tensor] | None:
+        """Where a transformer's layer is no (N, C, H, W) map, what turns it into one."""
+        shape = shapes[0] if len(shapes) == 1 else ()
+        if self.name.startswith("vit") and len(shape) == 3:
+            return tokens_to_map()
+        if self.name.startswith("swin") and len(shape) == 4 and shape[1] == shape[2] != shape[3]:
+            return channels_last_to_map
+        return None
 
 
 def classifier_names() -> list[str]:
@@ -135,7 +148,15 @@ def _from_torchvision(name: str, state: dict[str, Tensor] | None) -> Classifier:
     else:
         classes = _class_names(classes, state)
         model = _with_state(name, lambda: models.get_model(name, weights=None, num_classes=len(classes)), state)
-    return Classifier(name, model, weights.transforms(), classes)
+    return Classifier(name, model, weights.transforms(), classes, _transformer_layer(name, model))
+
+
+def _transformer_layer(name: str, model: Module) -> str | None:
+    """The last layer of a transformer whose patches still influence the class; None for other networks."""
+    if name.startswith("vit"):
+        *_, last = (layer for layer, _ in model.named_modules() if layer.endswith("ln_1"))
+        return str(last)
+    return "features.7" if name.startswith("swin") else None
 
 
 def _efficientnet_lite0(state: dict[str, Tensor] | None) -> Classifier:

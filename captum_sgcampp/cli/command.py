@@ -6,21 +6,21 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from captum.attr import LayerGradCam
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch.nn import Module
 from tqdm.auto import tqdm
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, __version__
-from captum_sgcampp.cli.classifiers import EFFICIENTNET_LITE0, Classifier, load_classifier
+from captum_sgcampp.cli.classifiers import EFFICIENTNET_LITE0, ChosenLayer, Classifier, load_classifier
 from captum_sgcampp.cli.errors import CommandError, one_line
-from captum_sgcampp.cli.picture import Panel, save_picture
+from captum_sgcampp.cli.picture import Box, Panel, save_picture
 from captum_sgcampp.formulas import ALPHAS
+from captum_sgcampp.layer_grad_cam_plus_plus import Attribution
 from captum_sgcampp.layers import LayerInfo
 
 EXAMPLE = "chelsea"
@@ -32,8 +32,7 @@ class Explanation(NamedTuple):
     """What is to be explained, and how."""
 
     classifier: Classifier
-    layer_name: str
-    layer: Module
+    layer: ChosenLayer
     targets: list[int]
     """The classes; none means the most probable."""
     top_k: int
@@ -41,6 +40,9 @@ class Explanation(NamedTuple):
     stdevs: float
     seed: int
     alpha: str
+    filters: list[int] | None
+    subset: list[tuple[int, ...]] | None
+    region: bool
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -66,13 +68,16 @@ def _run(options: argparse.Namespace) -> int:
             return 0
         explanation = Explanation(
             classifier,
-            *classifier.layer(options.layer),
+            classifier.layer(options.layer),
             [classifier.class_index(target) for target in options.target],
             min(options.top_k, len(classifier.classes)),
             options.n_samples,
             options.stdevs,
             options.seed,
             options.alpha,
+            options.filters,
+            options.subset,
+            options.region,
         )
         outputs = _outputs(options.images, options.output)
     except CommandError as error:
@@ -130,6 +135,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise; default: %(default)s")
     parser.add_argument("--alpha", choices=list(ALPHAS), default="bounded", help="form of alpha; default: %(default)s")
+    parser.add_argument(
+        "--filters",
+        nargs="+",
+        type=int,
+        metavar="K",
+        help="show Smooth Grad-CAM++ of single channels, a panel for each",
+    )
+    parser.add_argument(
+        "--subset",
+        nargs="+",
+        type=_coordinate,
+        metavar="ROW,COLUMN",
+        help="show these neurons of the layer alone, such as 2,8 5,3",
+    )
+    parser.add_argument(
+        "--region", action="store_true", help="show the box of neurons of which --subset gives two opposite corners"
+    )
     parser.add_argument("--device", help="where to compute; default: cuda where there is one, otherwise cpu")
     parser.add_argument(
         "--output",
@@ -160,6 +182,13 @@ def _deviation(text: str) -> float:
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"must be finite and not negative, and is {text}")
     return number
+
+
+def _coordinate(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be ROW,COLUMN, and is {text}") from error
 
 
 def _device(name: str | None) -> torch.device:
@@ -209,13 +238,17 @@ def _explain(explanation: Explanation, image: Path | None, output: Path) -> list
     targets = explanation.targets or ranking[: explanation.top_k]
     rows = [
         [
-            Panel(f"{method}\n{classifier.classes[target]}, {probabilities[target]:.1%}", attribution)
-            for method, attribution in _attributions(explanation, inputs, target)
+            Panel(
+                f"{what}\n{classifier.classes[target]}, {probabilities[target]:.1%}",
+                attribution,
+                _outlines(explanation),
+            )
+            for what, attribution in _attributions(explanation, inputs, target)
         ]
         for target in targets
     ]
     title = (
-        f"{classifier.name}, layer {explanation.layer_name}; "
+        f"{classifier.name}, layer {explanation.layer.name}; "
         f"Smooth Grad-CAM++ with n = {explanation.n_samples}, $\\sigma$ = {explanation.stdevs:g}"
     )
     try:
@@ -224,33 +257,56 @@ def _explain(explanation: Explanation, image: Path | None, output: Path) -> list
     except (OSError, ValueError) as error:
         raise CommandError(f"cannot write {output}: {one_line(error)}") from error
     ranked = [f"{probabilities[index]:7.1%}  {classifier.classes[index]} ({index})" for index in ranking[:N_PRINTED]]
-    return [f"{name}: {classifier.name}, layer {explanation.layer_name}", *ranked, str(output)]
+    return [f"{name}: {classifier.name}, layer {explanation.layer.name}", *ranked, str(output)]
+
+
+def _outlines(explanation: Explanation) -> list[Box]:
+    """What to outline in a map: the neurons that are shown, where that is not all of them."""
+    subset = explanation.subset or []
+    if explanation.region:
+        rows, columns = zip(*subset, strict=True)
+        return [Box(min(rows), min(columns), max(rows), max(columns))]
+    return [Box(*neuron, *neuron) for neuron in subset]
 
 
 def _attributions(explanation: Explanation, inputs: Tensor, target: int) -> Iterator[tuple[str, Tensor]]:
-    """Computes the maps to be shown beside each other."""
+    """Computes the maps to be shown beside each other, each with its name."""
+    layer = explanation.layer
+    try:
+        maps = _compute(explanation, inputs, target)
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise CommandError(f"cannot attribute to layer {layer.name}: {one_line(error)}") from error
+    for method, attribution in maps.items():
+        if not isinstance(attribution, Tensor) or attribution.dim() != 4:
+            raise CommandError(f"layer {layer.name} gives no (N, C, H, W) map (see --list-layers)")
+        if not attribution.isfinite().all():
+            raise CommandError(f"the {method} map at layer {layer.name} is not finite")
+        names = [f"{method}, filter {index}" for index in explanation.filters or ()] or [method]
+        yield from zip(names, torch.split(attribution.detach(), 1, dim=1), strict=True)
+
+
+def _compute(explanation: Explanation, inputs: Tensor, target: int) -> dict[str, Attribution | list[Attribution]]:
+    """Computes the maps by method: as many of the methods as can show what is asked for."""
     model, layer = explanation.classifier.model, explanation.layer
-    grad_cam = LayerGradCam(model, layer)
-    plus_plus = LayerGradCamPlusPlus(model, layer, alpha=explanation.alpha)
-    smooth = LayerSmoothGradCAMpp(model, layer, alpha=explanation.alpha)
+    how: dict[str, Any] = {"alpha": explanation.alpha, "reshape_transform": layer.reshape_transform}
+    what: dict[str, Any] = {
+        "target": target,
+        "filters": explanation.filters,
+        "subset": explanation.subset,
+        "region": explanation.region,
+    }
     # Every class and photograph meets the same noise, whatever is explained beside it.
     generator = torch.Generator(inputs.device).manual_seed(explanation.seed)
-    try:
-        attributions = {
-            "Smooth Grad-CAM++": smooth.attribute(
-                inputs, target, n_samples=explanation.n_samples, stdevs=explanation.stdevs, generator=generator
-            ),
-            "Grad-CAM++": plus_plus.attribute(inputs, target),
-            "Grad-CAM": grad_cam.attribute(inputs, target, relu_attributions=True),
-        }
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise CommandError(f"cannot attribute to layer {explanation.layer_name}: {one_line(error)}") from error
-    for method, attribution in reversed(attributions.items()):
-        if not isinstance(attribution, Tensor) or attribution.dim() != 4:
-            raise CommandError(f"layer {explanation.layer_name} gives no (N, C, H, W) map (see --list-layers)")
-        if not attribution.isfinite().all():
-            raise CommandError(f"the {method} map at layer {explanation.layer_name} is not finite")
-        yield method, attribution.detach()
+    smooth = LayerSmoothGradCAMpp(model, layer.module, **how).attribute(
+        inputs, n_samples=explanation.n_samples, stdevs=explanation.stdevs, generator=generator, **what
+    )
+    if explanation.filters:
+        return {"Smooth Grad-CAM++": smooth}
+    plus_plus = LayerGradCamPlusPlus(model, layer.module, **how).attribute(inputs, **what)
+    if explanation.subset or layer.reshape_transform:
+        return {"Grad-CAM++": plus_plus, "Smooth Grad-CAM++": smooth}
+    grad_cam = LayerGradCam(model, layer.module).attribute(inputs, target, relu_attributions=True)
+    return {"Grad-CAM": grad_cam, "Grad-CAM++": plus_plus, "Smooth Grad-CAM++": smooth}
 
 
 def _open(image: Path | None) -> Image.Image:

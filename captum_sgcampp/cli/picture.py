@@ -10,10 +10,23 @@ from captum.attr import LayerAttribution
 from captum.attr import visualization as viz
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 COLOUR_MAP = "inferno"
 """Perceptually uniform: equal steps of the map are equal steps to the eye, also in print and without colour vision."""
+
+OUTLINE_COLOUR = "cyan"
+"""A colour that the colour map does not have."""
+
+
+class Box(NamedTuple):
+    """A box of neurons, by the rows and columns of the layer, the last ones included."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
 
 
 class Panel(NamedTuple):
@@ -22,6 +35,8 @@ class Panel(NamedTuple):
     title: str
     attribution: Tensor
     """(1, 1, H, W), in the layer's resolution."""
+    outlines: Sequence[Box] = ()
+    """What to outline in it."""
 
 
 def save_picture(
@@ -54,7 +69,9 @@ def _draw_photograph(axis: Axes, photograph: npt.NDArray[np.float32], title: str
 
 def _draw_map(figure: Figure, axis: Axes, photograph: npt.NDArray[np.float32], panel: Panel) -> None:
     height, width = photograph.shape[:2]
-    upsampled = LayerAttribution.interpolate(panel.attribution, (height, width), "bilinear")
+    # Between neurons that are shown and neurons that are not, there is nothing to interpolate.
+    mode = "nearest" if panel.outlines else "bilinear"
+    upsampled = LayerAttribution.interpolate(panel.attribution, (height, width), mode)
     attribution = upsampled[0].permute(1, 2, 0).cpu().numpy()
     if not attribution.any():  # Captum cannot scale it
         axis.imshow(photograph.mean(axis=2), cmap="gray")
@@ -72,3 +89,8 @@ def _draw_map(figure: Figure, axis: Axes, photograph: npt.NDArray[np.float32], p
             use_pyplot=False,
         )
     axis.set_axis_off()
+    row, column = height / panel.attribution.shape[2], width / panel.attribution.shape[3]
+    for box in panel.outlines:
+        corner = (box.left * column - 0.5, box.top * row - 0.5)
+        size = ((box.right - box.left + 1) * column, (box.bottom - box.top + 1) * row)
+        axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor=OUTLINE_COLOUR, linewidth=1.5))

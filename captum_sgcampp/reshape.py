@@ -1,0 +1,63 @@
+r"""Ready values of `reshape_transform`, for layers that are not (N, C, \*spatial)."""
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor
+
+
+def tokens_to_map(n_prefix_tokens: int = 1, grid: tuple[int, ...] | None = None) -> Callable[[Tensor], Tensor]:
+    r"""Makes a `reshape_transform` for a transformer's tokens, (N, tokens, C).
+
+    Args:
+        n_prefix_tokens: How many tokens stand before those of the patches, and are dropped: the class token, and
+            registers where there are any. Default: 1
+        grid: How many patches there are in each spatial dimension. Default: None, a square of as many as there are
+
+    Returns:
+        A function from (N, tokens, C) to (N, C, \*grid). It raises a ValueError if the tokens do not fill the grid.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_sgcampp import tokens_to_map
+        >>> tokens_to_map()(torch.rand(2, 1 + 14 * 14, 768)).shape
+        torch.Size([2, 768, 14, 14])
+    """
+    if n_prefix_tokens < 0:
+        raise ValueError(f"n_prefix_tokens: must not be negative, and is {n_prefix_tokens}.")
+
+    def to_map(tokens: Tensor) -> Tensor:
+        if tokens.dim() != 3:
+            raise ValueError(f"tokens_to_map: needs a layer of shape (N, tokens, C), and it is {tuple(tokens.shape)}.")
+        patches = tokens[:, n_prefix_tokens:].transpose(1, 2)
+        n_patches = patches.shape[2]
+        side = math.isqrt(n_patches)
+        shape = grid or (side, side)
+        if math.prod(shape) != n_patches:
+            raise ValueError(
+                f"grid: {shape} does not hold the {n_patches} patches that {tokens.shape[1]} tokens leave without "
+                f"n_prefix_tokens={n_prefix_tokens}; give the number of patches in each dimension."
+            )
+        return patches.reshape(*patches.shape[:2], *shape)
+
+    return to_map
+
+
+def channels_last_to_map(tensor: Tensor) -> Tensor:
+    r"""A `reshape_transform` for layers with the channels in the last place, as in a Swin transformer.
+
+    Args:
+        tensor: (N, \*spatial, C).
+
+    Returns:
+        (N, C, \*spatial).
+
+    Example::
+
+        >>> import torch
+        >>> from captum_sgcampp import channels_last_to_map
+        >>> channels_last_to_map(torch.rand(2, 7, 7, 768)).shape
+        torch.Size([2, 768, 7, 7])
+    """
+    return tensor.movedim(-1, 1)

@@ -1,0 +1,95 @@
+"""What to see of a layer: some of its filters, some of its neurons (sections 3.5 and 3.6 of the paper)."""
+
+import operator
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+class Selection:
+    """The filters and neurons to see of a layer, of which it is only known later which it has.
+
+    Args:
+        filters: Indices of channels. None means all.
+        subset: Coordinates in the layer's spatial grid, one number for each spatial dimension. None means all.
+        region: Whether `subset` is two opposite corners of a box, both inclusive, rather than neurons one by one.
+
+    Raises:
+        TypeError: `filters` or `subset` is not made of integers.
+        ValueError: `filters` or `subset` is empty, or `region` is given without two corners.
+    """
+
+    def __init__(
+        self,
+        filters: Iterable[int] | None = None,
+        subset: Iterable[Iterable[int]] | None = None,
+        region: bool = False,
+    ) -> None:
+        self.filters = None if filters is None else _indices(filters)
+        self.subset = None if subset is None else _coordinates(subset)
+        self.region = region
+        if self.filters == ():
+            raise ValueError("filters: is empty; give at least one channel index, or None for all channels.")
+        if self.subset == ():
+            raise ValueError("subset: is empty; give at least one coordinate, or None for all neurons.")
+        if region and (self.subset is None or len(self.subset) != 2):
+            raise ValueError(
+                f"region: needs two opposite corners of a box in subset, and subset is {subset!r}. "
+                "For neurons one by one, leave region=False."
+            )
+
+    def check(self, shape: torch.Size, layer: str) -> None:
+        r"""Refuses what a map of this shape does not have.
+
+        Args:
+            shape: The map's, (N, C, \*spatial).
+            layer: The layer's name, for messages.
+
+        Raises:
+            IndexError: A filter or a coordinate is out of range.
+            ValueError: A coordinate has more or fewer numbers than the map has spatial dimensions.
+        """
+        n_channels, grid = shape[1], tuple(shape[2:])
+        for index in self.filters or ():
+            if not 0 <= index < n_channels:
+                raise IndexError(
+                    f"filters: {index} is out of range; layer {layer} has {n_channels} channels, 0 to {n_channels - 1}."
+                )
+        for coordinate in self.subset or ():
+            if len(coordinate) != len(grid):
+                raise ValueError(
+                    f"subset: {coordinate} has {len(coordinate)} number(s), and layer {layer} has {len(grid)} spatial "
+                    f"dimension(s), its grid being {grid}."
+                )
+            if not all(0 <= place < size for place, size in zip(coordinate, grid, strict=True)):
+                raise IndexError(f"subset: {coordinate} is out of range; the grid of layer {layer} is {grid}.")
+
+    def channels(self, maps: Tensor) -> Tensor:
+        """Picks the filters, in their order: (N, C, *spatial) becomes (N, len(filters), *spatial)."""
+        return maps if self.filters is None else maps[:, list(self.filters)]
+
+    def neurons(self, attribution: Tensor) -> Tensor:
+        """Sets all but the selected neurons of a map to zero."""
+        if self.subset is None:
+            return attribution
+        mask = torch.zeros(attribution.shape[2:], dtype=torch.bool, device=attribution.device)
+        if self.region:
+            mask[tuple(slice(min(corners), max(corners) + 1) for corners in zip(*self.subset, strict=True))] = True
+        else:
+            mask[tuple(zip(*self.subset, strict=True))] = True
+        return torch.where(mask, attribution, 0)
+
+
+def _indices(values: Iterable[int]) -> tuple[int, ...]:
+    try:
+        return tuple(map(operator.index, values))
+    except TypeError as error:
+        raise TypeError(f"filters: must be a list of channel indices, and is {values!r}.") from error
+
+
+def _coordinates(values: Iterable[Iterable[int]]) -> tuple[tuple[int, ...], ...]:
+    try:
+        return tuple(tuple(map(operator.index, coordinate)) for coordinate in values)
+    except TypeError as error:
+        raise TypeError(f"subset: must be a list of coordinates, each of integers, and is {values!r}.") from error
