@@ -37,7 +37,7 @@ def see_layers(
     noise: Noise,
     inputs: tuple[Tensor, ...],
     target: TargetType,
-    forward_args: tuple[Any, ...] | None,
+    forward_args: tuple[Any, ...],
     grad_kwargs: dict[str, Any] | None,
 ) -> list[Seen]:
     """Computes, for what is seen of each of the layers' tensors, the activations A and the derivatives D1, D2, D3.
@@ -66,9 +66,8 @@ def see_layers(
     total: list[Derivatives] = []
     with progress(total=noise.n_samples, desc="Noise samples") if noise.show_progress else NullProgress() as bar:
         for n_samples, noisy_inputs in noise.chunks(inputs):
-            noisy = probe.run(
-                noisy_inputs, _expand_additional_forward_args(forward_args, n_samples, ExpansionTypes.repeat)
-            )
+            noisy_args = _expand_additional_forward_args(forward_args, n_samples, ExpansionTypes.repeat)
+            noisy = probe.run(noisy_inputs, noisy_args or ())
             scores = noisy.scores(_expand_target(target, n_samples, ExpansionTypes.repeat))
             chunk = _summed(noisy, view, scores, n_samples, activations, grad_kwargs)
             total = list(map(formulas.add, total, chunk)) if total else chunk

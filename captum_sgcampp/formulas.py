@@ -74,7 +74,7 @@ def alpha_eq5(derivatives: Derivatives, activations: Tensor) -> Tensor:
     It has a pole where the denominator crosses zero, which it does at layers whose activations carry a sign.
     """
     _, second, third, scale = derivatives
-    return _ratio(second, 2 * second + scale * _channel_sum(activations) * third)
+    return _ratio(second, 2 * second + scale * (_channel_sum(activations) * third))
 
 
 def alpha_eq7(derivatives: Derivatives, activations: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def alpha_eq7(derivatives: Derivatives, activations: Tensor) -> Tensor:
     It has the pole of eq. (5), and the dimension of one over a derivative.
     """
     first, second, third, scale = derivatives
-    return _ratio(first, 2 * second + scale * _channel_sum(activations) * third) / scale
+    return _ratio(first, 2 * second + scale * (_channel_sum(activations) * third)) / scale
 
 
 def alpha_bounded(derivatives: Derivatives, activations: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def alpha_bounded(derivatives: Derivatives, activations: Tensor) -> Tensor:
     """
     _, second, third, scale = derivatives
     curvature = second.relu()
-    return _ratio(curvature, 2 * curvature + (scale * _channel_sum(activations) * third).relu())
+    return _ratio(curvature, 2 * curvature + (scale * (_channel_sum(activations) * third)).relu())
 
 
 ALPHAS: dict[str, Callable[[Derivatives, Tensor], Tensor]] = {

@@ -188,7 +188,6 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
         """Computes the maps from derivatives averaged over noise samples; Grad-CAM++ is the case of no noise."""
         inputs = _format_tensor_into_tuples(inputs)
         noise.check(inputs)
-        forward_args = _format_additional_forward_args(additional_forward_args)
         keep_graph = bool(grad_kwargs and grad_kwargs.get("create_graph"))
         sum_channels = selection.filters is None if attr_dim_summation is None else attr_dim_summation
         layers = self.layer if isinstance(self.layer, list) else [self.layer]
@@ -202,6 +201,8 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
         view = LayerView(selection, self.reshape_transform)
         attributions: dict[Module, tuple[Tensor, ...]] = dict.fromkeys(layers, ())
         with torch.inference_mode(False), torch.set_grad_enabled(keep_graph):
+            target = _for_autograd(target)
+            forward_args = tuple(map(_for_autograd, _format_additional_forward_args(additional_forward_args) or ()))
             for seen in see_layers(probe, view, noise, inputs, target, forward_args, grad_kwargs):
                 alpha = ALPHAS[self.alpha](seen.derivatives, seen.activations)
                 weights = formulas.weights(alpha, seen.derivatives)
@@ -214,3 +215,8 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name}: must be one of {', '.join(map(repr, choices))}, and is {value!r}.")
+
+
+def _for_autograd(value: Any) -> Any:
+    """Copies a tensor that was made in inference mode, which autograd refuses to save; all else stays."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value

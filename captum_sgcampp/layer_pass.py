@@ -53,7 +53,7 @@ class LayerProbe:
         self._attribute_to_layer_input = attribute_to_layer_input
         self._record_below = record_below
 
-    def run(self, inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...] | None = None) -> "LayerPass":
+    def run(self, inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...] = ()) -> "LayerPass":
         """Runs the model once.
 
         Raises:
@@ -65,17 +65,17 @@ class LayerProbe:
                 return self._run(inputs, forward_args)
             except RuntimeError:
                 # Some models have to be run with recording on throughout: they set the grad mode themselves, leave
-                # it to other threads (DataParallel), or without it pass the layer by (a fused nn.Transformer). If
-                # that was not the reason, the error is raised again from here.
+                # it to other threads (DataParallel), or take gradients of their own. If that was not the reason,
+                # the error is raised again from here.
                 self._record_below = True
         return self._run(inputs, forward_args)
 
-    def _run(self, inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...] | None) -> "LayerPass":
+    def _run(self, inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]) -> "LayerPass":
         watch = _Watch(self._layers, self._attribute_to_layer_input, not self._record_below)
-        with torch.set_grad_enabled(self._record_below), watch.hooks():
+        with torch.set_grad_enabled(self._record_below), watch.hooks(), _unfused():
             saved, output = _forward_layer_distributed_eval(
                 watch.wrap(self._forward_func),
-                inputs,
+                tuple(tensor.clone() for tensor in inputs),  # some models write into theirs
                 list(self._layers),
                 additional_forward_args=forward_args,
                 attribute_to_layer_input=self._attribute_to_layer_input,
@@ -93,6 +93,20 @@ class LayerProbe:
                 for by_device in zip(*(saved[layer][key] for key in devices), strict=True)
             ],
         )
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Keeps nn.MultiheadAttention and nn.TransformerEncoder off their fused path.
+
+    They take it where no graph is recorded. It passes inner layers by, and it treats padded positions differently.
+    """
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 class LayerTensor(NamedTuple):

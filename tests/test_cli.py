@@ -17,7 +17,7 @@ pytest.importorskip("torchvision", reason="the command needs the extra demo")
 
 from torchvision import models
 
-from captum_sgcampp import __main__, list_layers
+from captum_sgcampp import __main__
 from captum_sgcampp.cli.classifiers import Classifier, classifier_names, load_classifier
 from captum_sgcampp.cli.command import run
 
@@ -115,6 +115,51 @@ def test_targets_and_top_k_have_a_row_each(capsys: pytest.CaptureFixture[str]) -
     assert "Egyptian cat" in capsys.readouterr().out
 
 
+def outlined(panel: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Where a panel is cyan, the colour of outlines."""
+    return (panel[..., 0] < 0.3) & (panel[..., 1] > 0.7) & (panel[..., 2] > 0.7)
+
+
+def test_filters_have_a_panel_each_and_regions_an_outline() -> None:
+    selection = ["--layer", "_blocks.10", "--n-samples", "2", "--filters", "10", "32", "3"]
+    assert run([*selection, "--output", "filters.png"]) == 0
+    photo, *maps = panels(Path("filters.png"))
+    assert len(maps) == 3
+    assert not any(outlined(panel).any() for panel in maps)
+    assert np.abs(maps[0][:, :300] - maps[1][:, :300]).mean() > 0.01
+
+    assert run([*selection, "--subset", "9,10", "2,4", "--region", "--output", "region.png"]) == 0
+    for panel in panels(Path("region.png"))[1:]:
+        columns = np.flatnonzero(outlined(panel).any(axis=0)) / panel.shape[1]
+        assert columns.min() == pytest.approx(4 / 14, abs=0.02)
+        assert columns.max() == pytest.approx(11 / 14, abs=0.02)
+        assert not outlined(photo).any()
+        outside = panel[:, : int(3.5 / 14 * panel.shape[1])]  # nothing but the grey photograph
+        assert np.ptp(outside, axis=2).max() < 0.1
+
+
+def test_neurons_are_marked() -> None:
+    assert run(["--n-samples", "1", "--layer", "_blocks.10", "--subset", "12,3", "11,9", "--output", "subset.png"]) == 0
+    _, *maps = panels(Path("subset.png"))
+    assert len(maps) == 2  # Captum's Grad-CAM cannot show neurons
+    for panel in maps:
+        columns = np.flatnonzero(outlined(panel).any(axis=0)) / panel.shape[1] * 14
+        for neuron in (3, 9):
+            assert ((columns > neuron - 0.3) & (columns < neuron + 1.3)).any()
+        assert not ((columns > 4.4) & (columns < 8.6)).any()
+
+
+def test_transformers_are_shown_by_their_patches(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    state = models.vit_b_32(num_classes=3).state_dict()
+    state["heads.head.weight"].normal_()  # torchvision's are zero
+    torch.save(state, "vit.pt")
+    assert run(["--model", "vit_b_32", "--weights", "vit.pt", "--n-samples", "1", "--subset", "0,0", "6,6"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "chelsea: vit_b_32, layer encoder.layers.encoder_layer_11.ln_1"
+    assert len(panels(Path(lines[-1]))) == 3
+
+
 def test_several_images_are_done_though_some_fail(capsys: pytest.CaptureFixture[str]) -> None:
     Path("text.png").write_text("no image")
     Path("other").mkdir()
@@ -146,6 +191,10 @@ def test_several_images_are_done_though_some_fail(capsys: pytest.CaptureFixture[
         (["--weights", "list.pt"], "cannot read weights from list.pt: it holds no state dict"),
         (["--weights", "other.pt"], "the weights are not those of efficientnet_lite0"),
         (["--device", "nonsense"], "cannot compute on device 'nonsense'"),
+        (["--filters", "320"], "cannot attribute to layer _blocks.15: filters: 320 is out of range"),
+        (["--subset", "7,0"], "cannot attribute to layer _blocks.15: subset: (7, 0) is out of range"),
+        (["--subset", "7"], "cannot attribute to layer _blocks.15: subset: (7,) has 1 number(s)"),
+        (["--region"], "cannot attribute to layer _blocks.15: region: needs two opposite corners"),
         (["--layer", "_fc"], "layer _fc gives no (N, C, H, W) map"),
         (["--output", "picture.nonsense"], "cannot write picture.nonsense"),
         (["a.png", "b.png", "--output", "one.png"], "--output one.png must be a folder"),
@@ -170,7 +219,14 @@ def test_weights_that_cannot_be_downloaded(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--top-k", "0"], ["--n-samples", "-1"], ["--stdevs", "nan"], ["--top-k", "2", "--target", "1"]]
+    "arguments",
+    [
+        ["--top-k", "0"],
+        ["--n-samples", "-1"],
+        ["--stdevs", "nan"],
+        ["--top-k", "2", "--target", "1"],
+        ["--subset", "a"],
+    ],
 )
 def test_arguments_out_of_range(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
@@ -212,13 +268,6 @@ def test_list_layers(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["_blocks"] == ["ModuleList", "does not run"]
 
 
-def test_list_layers_tells_several_tensors_and_leaves_no_hook() -> None:
-    model = nn.Sequential(nn.LSTM(4, 3, batch_first=True))
-    (layer,) = list_layers(model, torch.zeros(2, 5, 4))
-    assert (layer.name, layer.shapes, layer.calls) == ("0", ((2, 5, 3),), 1)
-    assert not model[0]._forward_hooks
-
-
 @pytest.mark.parametrize(
     ("name", "layer"),
     [
@@ -234,7 +283,7 @@ def test_list_layers_tells_several_tensors_and_leaves_no_hook() -> None:
 def test_default_layer_is_the_last_map(name: str, layer: str) -> None:
     weights = models.get_model_weights(name).DEFAULT
     model = models.get_model(name, weights=None, init_weights=False) if name == "googlenet" else models.get_model(name)
-    assert Classifier(name, model.eval(), weights.transforms(), []).layer(None)[0] == layer
+    assert Classifier(name, model.eval(), weights.transforms(), []).layer(None).name == layer
 
 
 def test_every_classifier_of_torchvision_is_offered() -> None:

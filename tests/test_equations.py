@@ -1,0 +1,266 @@
+"""Each equation against the loops of `oracle`, with the noise that the model saw."""
+
+import pytest
+import torch
+from captum.attr import LayerGradCam
+from models import CHANNELS, TARGETS, cut_inputs, cut_model
+from oracle import (
+    CutModel,
+    by_channel,
+    example_map,
+    expected,
+    gradient,
+    gradients_of,
+    inputs_seen,
+    mean_of_powers,
+    pole_distance,
+    relative_error,
+)
+from torch import Tensor
+
+from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
+
+ALPHAS = ["bounded", "eq5", "eq7"]
+DIMS = [0, 1, 2, 3]
+
+
+def layer_kinds() -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("rectified", [True, False], ids=["rectified", "signed"])
+
+
+def smooth_map(
+    model: CutModel,
+    inputs: Tensor,
+    alpha: str = "bounded",
+    n_samples: int = 5,
+    batch_size: int | None = None,
+    *,
+    stdev: float = 0.3,
+    relu: bool = True,
+    sum_channels: bool | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """The package's map, and the noisy inputs that the model saw for it."""
+    torch.manual_seed(3)
+    with inputs_seen(model) as seen:
+        attribution = LayerSmoothGradCAMpp(model, model.layer, alpha=alpha).attribute(
+            inputs,
+            target=TARGETS[: len(inputs)],
+            relu_attributions=relu,
+            attr_dim_summation=sum_channels,
+            n_samples=n_samples,
+            stdevs=stdev,
+            n_samples_batch_size=batch_size,
+        )
+    assert isinstance(attribution, Tensor)
+    clean, *noisy = (args[0] for args in seen)
+    assert torch.equal(clean, inputs)
+    assert sum(map(len, noisy)) == n_samples * len(inputs)
+    return attribution, noisy
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("dims", DIMS)
+@layer_kinds()
+def test_grad_cam_plus_plus(alpha: str, dims: int, rectified: bool) -> None:
+    model, inputs = cut_model(dims, rectified=rectified), cut_inputs(dims)
+    method = LayerGradCamPlusPlus(model, model.layer, alpha=alpha)
+    attribution = method.attribute(inputs, target=TARGETS, relu_attributions=False)
+    assert isinstance(attribution, Tensor)
+    assert relative_error(attribution, expected(model, inputs, [], TARGETS, alpha, relu=False)) < 1e-10
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("dims", DIMS)
+@layer_kinds()
+def test_smooth_grad_cam_plus_plus(alpha: str, dims: int, rectified: bool) -> None:
+    model, inputs = cut_model(dims, rectified=rectified), cut_inputs(dims)
+    attribution, noisy = smooth_map(model, inputs, alpha, relu=False)
+    assert relative_error(attribution, expected(model, inputs, noisy, TARGETS, alpha, relu=False)) < 1e-10
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
+def test_samples_in_chunks(alpha: str, batch_size: int) -> None:
+    model, inputs = cut_model(rectified=False), cut_inputs()
+    attribution, noisy = smooth_map(model, inputs, alpha, batch_size=batch_size)
+    assert [len(chunk) for chunk in noisy] == [
+        3 * min(batch_size, 5 - start) for start in range(0, 5, batch_size)
+    ]  # the chunks are really of that size
+    assert relative_error(attribution, expected(model, inputs, noisy, TARGETS, alpha)) < 1e-10
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("sum_channels", [True, False, None])
+@pytest.mark.parametrize("n_samples", [0, 4])
+@layer_kinds()
+def test_options(relu: bool, sum_channels: bool | None, n_samples: int, rectified: bool) -> None:
+    model, inputs = cut_model(rectified=rectified), cut_inputs()
+    attribution, noisy = smooth_map(model, inputs, n_samples=n_samples, relu=relu, sum_channels=sum_channels)
+    assert attribution.shape == (3, CHANNELS if sum_channels is False else 1, 3, 3)
+    wanted = expected(model, inputs, noisy, TARGETS, relu=relu, sum_channels=sum_channels is not False)
+    assert relative_error(attribution, wanted) < 1e-10
+    assert (attribution < 0).any().item() == (not relu and not rectified)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("n_samples", [0, 6])
+@layer_kinds()
+def test_float32(alpha: str, n_samples: int, rectified: bool) -> None:
+    model, inputs = cut_model(rectified=rectified, dtype=torch.float32), cut_inputs(dtype=torch.float32)
+    attribution, noisy = smooth_map(model, inputs, alpha, n_samples)
+    assert attribution.dtype == torch.float32
+    distance = 1.0
+    if alpha != "bounded":  # the others amplify rounding near their pole
+        distance = min(pole_distance(*example) for example in gradients_of(model, inputs, noisy, TARGETS))
+        assert distance > 1e-4
+    assert relative_error(attribution, expected(model, inputs, noisy, TARGETS, alpha)) < 1e-5 / distance
+
+
+def test_one_example_and_one_sample() -> None:
+    model, inputs = cut_model(), cut_inputs(examples=1)
+    attribution, noisy = smooth_map(model, inputs, n_samples=1)
+    assert relative_error(attribution, expected(model, inputs, noisy, TARGETS[:1])) < 1e-10
+
+
+def test_noise_of_zero_width_is_no_noise() -> None:
+    model, inputs = cut_model(rectified=False), cut_inputs()
+    attribution, _ = smooth_map(model, inputs, stdev=0.0)
+    assert relative_error(attribution, expected(model, inputs, [], TARGETS)) < 1e-10
+
+
+def test_noise_changes_the_map() -> None:
+    model, inputs = cut_model(), cut_inputs()
+    attribution, _ = smooth_map(model, inputs)
+    assert relative_error(attribution, expected(model, inputs, [], TARGETS)) > 1e-2
+
+
+def test_more_noise_samples_than_gradients_differ_from_averaged_maps() -> None:
+    """The derivatives are averaged, not the maps."""
+    model, inputs = cut_model(), cut_inputs()
+    attribution, noisy = smooth_map(model, inputs)
+    of_maps = torch.stack(
+        [
+            torch.stack([example_map("bounded", activation, [sample]) for sample in gradients]).mean(dim=0)
+            for activation, gradients in gradients_of(model, inputs, noisy, TARGETS)
+        ]
+    )
+    assert relative_error(attribution, of_maps) > 1e-3
+
+
+@pytest.mark.parametrize("n_samples", [0, 5])
+def test_the_sum_over_j_is_not_mixed_with_i(n_samples: int) -> None:
+    """Implementations that take `(A * D3).sum()` for `A.sum() * D3` give another map in this setting."""
+    model, inputs = cut_model(), cut_inputs()
+    attribution, noisy = smooth_map(model, inputs, "eq5", n_samples)
+    mixed = []
+    for activation, gradients in gradients_of(model, inputs, noisy, TARGETS):
+        first, second, third = (
+            torch.tensor(mean_of_powers(gradients, power), dtype=torch.float64) for power in (1, 2, 3)
+        )
+        values = torch.tensor(by_channel(activation), dtype=torch.float64)
+        denominator = 2 * second + (values * third).sum(dim=1, keepdim=True)
+        alpha = torch.where(denominator == 0, 0, second / denominator)
+        weight = (alpha * first.relu()).sum(dim=1)
+        mixed.append((weight @ values).relu().reshape(1, *activation.shape[1:]))
+    assert relative_error(attribution, expected(model, inputs, noisy, TARGETS, "eq5")) < 1e-10
+    assert relative_error(attribution, torch.stack(mixed)) > 1e-2
+
+
+def test_relu_is_of_the_averaged_first_derivative() -> None:
+    """And not the average of each sample's ReLU, which is another map in this setting."""
+    model, inputs = cut_model(), cut_inputs()
+    attribution, noisy = smooth_map(model, inputs, stdev=0.5)
+    each = []
+    for activation, gradients in gradients_of(model, inputs, noisy, TARGETS):
+        rectified, second, third = (
+            torch.tensor(mean_of_powers(samples, power), dtype=torch.float64)
+            for samples, power in (([sample.relu() for sample in gradients], 1), (gradients, 2), (gradients, 3))
+        )
+        values = torch.tensor(by_channel(activation), dtype=torch.float64)
+        denominator = 2 * second + (values.sum(dim=1, keepdim=True) * third).relu()
+        alpha = torch.where(denominator == 0, 0, second / denominator)
+        weight = (alpha * rectified).sum(dim=1)
+        each.append((weight @ values).relu().reshape(1, *activation.shape[1:]))
+    assert relative_error(attribution, expected(model, inputs, noisy, TARGETS)) < 1e-10
+    assert relative_error(attribution, torch.stack(each)) > 1e-3
+
+
+def test_activations_are_those_without_noise() -> None:
+    model, inputs = cut_model(), cut_inputs()
+    attribution, noisy = smooth_map(model, inputs, stdev=0.5, n_samples=1)
+    noisy_activations = torch.stack(
+        [
+            example_map("bounded", model.activation(copy.unsqueeze(0))[0], gradients)
+            for copy, (_, gradients) in zip(noisy[0], gradients_of(model, inputs, noisy, TARGETS), strict=True)
+        ]
+    )
+    assert relative_error(attribution, noisy_activations) > 1e-2
+
+
+@pytest.mark.parametrize("dims", DIMS)
+def test_bounded_is_eq5_on_rectified_layers_without_noise(dims: int) -> None:
+    model, inputs = cut_model(dims), cut_inputs(dims)
+    maps = [
+        LayerGradCamPlusPlus(model, model.layer, alpha=alpha).attribute(inputs, target=TARGETS, relu_attributions=False)
+        for alpha in ("bounded", "eq5")
+    ]
+    assert isinstance(maps[0], Tensor) and isinstance(maps[1], Tensor)
+    assert relative_error(maps[0], maps[1].double()) < 1e-14
+
+
+def test_bounded_is_another_map_on_signed_layers() -> None:
+    model, inputs = cut_model(rectified=False), cut_inputs()
+    bounded, eq5 = (smooth_map(model, inputs, alpha, n_samples=0)[0] for alpha in ("bounded", "eq5"))
+    assert relative_error(bounded, eq5) > 1e-2
+
+
+@pytest.mark.parametrize("alpha", ALPHAS[:2])
+def test_powers_are_the_derivatives_of_exp_score(alpha: str) -> None:
+    """D1, D2, D3 by differentiating Y = exp(S) three times, on a network that is piecewise linear above the layer."""
+    model, inputs = cut_model(rectified=True), cut_inputs(examples=1)
+    activation = model.activation(inputs)[0].requires_grad_()
+    score = model.above(activation.unsqueeze(0))[0, 1].exp()
+    (first,) = torch.autograd.grad(score, activation, create_graph=True)
+    second, third = torch.zeros_like(first), torch.zeros_like(first)
+    for index in torch.cartesian_prod(*map(torch.arange, activation.shape)).tolist():
+        where = tuple(index)
+        (row,) = torch.autograd.grad(first[where], activation, create_graph=True)
+        second[where] = row[where].detach()
+        third[where] = torch.autograd.grad(row[where], activation, retain_graph=True)[0][where]
+    total = activation.detach().sum(dim=(1, 2), keepdim=True)
+    weight = (second / (2 * second + total * third)).nan_to_num() * first.detach().relu()
+    wanted = (weight.sum(dim=(1, 2), keepdim=True) * activation.detach()).sum(dim=0, keepdim=True)
+    attribution = LayerGradCamPlusPlus(model, model.layer, alpha=alpha).attribute(inputs, target=1)
+    assert isinstance(attribution, Tensor)
+    assert relative_error(attribution * score.item(), wanted.unsqueeze(0)) < 1e-10
+
+
+def test_examples_do_not_influence_each_other() -> None:
+    model, inputs = cut_model(rectified=False), cut_inputs()
+    method = LayerGradCamPlusPlus(model, model.layer)
+    together = method.attribute(inputs, target=TARGETS)
+    alone = [method.attribute(inputs[i : i + 1], target=TARGETS[i]) for i in range(3)]
+    assert isinstance(together, Tensor)
+    assert relative_error(together, torch.cat([one for one in alone if isinstance(one, Tensor)])) < 1e-12
+
+
+def test_without_spatial_dimensions_each_value_is_its_own_position() -> None:
+    model, inputs = cut_model(0, rectified=False), cut_inputs(0, examples=1)
+    activation = model.activation(inputs)[0]
+    slope = gradient(model.above, activation, 1)
+    alpha = 1 / (2 + (activation * slope).relu())
+    wanted = (alpha * slope.relu() * activation).sum().relu()
+    attribution = LayerGradCamPlusPlus(model, model.layer).attribute(inputs, target=1, relu_attributions=False)
+    assert isinstance(attribution, Tensor)
+    assert attribution.shape == (1, 1)
+    assert attribution.relu().item() == pytest.approx(wanted.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("dims", DIMS)
+@pytest.mark.parametrize("sum_channels", [True, False])
+def test_shapes_are_those_of_captums_grad_cam(dims: int, sum_channels: bool) -> None:
+    model, inputs = cut_model(dims), cut_inputs(dims)
+    ours = LayerGradCamPlusPlus(model, model.layer).attribute(inputs, target=1, attr_dim_summation=sum_channels)
+    theirs = LayerGradCam(model, model.layer).attribute(inputs, target=1, attr_dim_summation=sum_channels)
+    assert isinstance(ours, Tensor) and isinstance(theirs, Tensor)
+    assert ours.shape == theirs.shape

@@ -1,0 +1,348 @@
+"""The noise: what the model sees, and what is refused."""
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import CLASSES, TARGETS, cut_inputs, cut_model, images, seeded
+from oracle import CutModel, expected, inputs_seen, relative_error, samples_of
+from torch import Tensor, nn
+
+from captum_sgcampp import LayerSmoothGradCAMpp
+
+CHUNKS = [1, 2, 3, 6, 7, 100, None]
+
+
+def noisy_inputs(
+    inputs: Tensor, batch_size: int | None, generator: torch.Generator | None = None, n_samples: int = 6
+) -> list[Tensor]:
+    """The noisy inputs that a model saw, one chunk after the other."""
+    model = cut_model()
+    with inputs_seen(model) as seen:
+        LayerSmoothGradCAMpp(model, model.layer).attribute(
+            inputs, target=1, n_samples=n_samples, n_samples_batch_size=batch_size, generator=generator
+        )
+    return [args[0] for args in seen[1:]]
+
+
+@pytest.mark.parametrize("batch_size", CHUNKS)
+def test_a_seed_means_the_same_noise_in_chunks_of_any_size(batch_size: int | None) -> None:
+    inputs = cut_inputs()
+    torch.manual_seed(5)
+    wanted = torch.cat(noisy_inputs(inputs, 1))
+    torch.manual_seed(5)
+    assert torch.equal(torch.cat(noisy_inputs(inputs, batch_size)), wanted)
+
+
+@pytest.mark.parametrize("batch_size", CHUNKS)
+def test_a_generator_means_the_same_noise_in_chunks_of_any_size(batch_size: int | None) -> None:
+    inputs = cut_inputs()
+    wanted = torch.cat(noisy_inputs(inputs, 1, torch.Generator().manual_seed(5)))
+    actual = torch.cat(noisy_inputs(inputs, batch_size, torch.Generator().manual_seed(5)))
+    assert torch.equal(actual, wanted)
+    assert not torch.equal(actual, torch.cat(noisy_inputs(inputs, batch_size, torch.Generator().manual_seed(6))))
+
+
+@pytest.mark.parametrize("batch_size", CHUNKS[1:])
+def test_the_map_does_not_depend_on_the_chunks(batch_size: int | None) -> None:
+    model, inputs = cut_model(), cut_inputs()
+    maps = []
+    for size in (1, batch_size):
+        attribution = LayerSmoothGradCAMpp(model, model.layer).attribute(
+            inputs,
+            target=TARGETS,
+            n_samples=6,
+            n_samples_batch_size=size,
+            generator=torch.Generator().manual_seed(5),
+        )
+        assert isinstance(attribution, Tensor)
+        maps.append(attribution)
+    assert relative_error(maps[1], maps[0]) < 1e-13
+
+
+def test_a_generator_leaves_torchs_own_alone() -> None:
+    state = torch.get_rng_state()
+    noisy_inputs(cut_inputs(), 2, torch.Generator().manual_seed(5))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_no_noise_leaves_torchs_generator_alone() -> None:
+    state = torch.get_rng_state()
+    assert noisy_inputs(cut_inputs(), None, n_samples=0) == []
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_generator_goes_on_where_it_was() -> None:
+    generator = torch.Generator().manual_seed(5)
+    first, second = (torch.cat(noisy_inputs(cut_inputs(), None, generator)) for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_every_example_and_sample_has_noise_of_its_own() -> None:
+    inputs = images(1, 2, 6, 6).expand(3, 2, 6, 6)
+    noise = torch.cat(noisy_inputs(inputs, 4)) - inputs[:1]
+    assert len(torch.unique(noise)) == noise.numel() == 18 * 2 * 36
+
+
+class TwoInputs(nn.Module):
+    """Takes two images, of other sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(2, 3, 3)
+        self.right = nn.Conv2d(1, 3, 2)
+        self.layer = nn.ReLU()
+        self.head = nn.Linear(3 * 16, CLASSES)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.layer(self.left(left) * self.right(right)).flatten(1).square())
+        return scores
+
+
+def two_inputs() -> tuple[TwoInputs, tuple[Tensor, Tensor]]:
+    return seeded(TwoInputs), (images(3, 2, 6, 6, dtype=torch.float32), images(3, 1, 5, 5, dtype=torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("stdevs", "wanted"),
+    [
+        (0.15, (0.15, 0.15)),
+        (2, (2.0, 2.0)),
+        ((0.1, 0.4), (0.1, 0.4)),
+        ([0.1, 0.4], (0.1, 0.4)),
+        ((0.3, 0.0), (0.3, 0.0)),
+        (0.0, (0.0, 0.0)),
+        (np.float32(0.25), (0.25, 0.25)),
+    ],
+    ids=str,
+)
+def test_statistics(stdevs: Any, wanted: tuple[float, float]) -> None:
+    model, inputs = two_inputs()
+    with inputs_seen(model) as seen:
+        LayerSmoothGradCAMpp(model, model.layer).attribute(
+            inputs,
+            target=1,
+            n_samples=200,
+            stdevs=stdevs,
+            n_samples_batch_size=50,
+            generator=torch.Generator().manual_seed(0),
+        )
+    for number, sigma in enumerate(wanted):
+        clean, *chunks = (args[number] for args in seen)
+        noise = torch.cat(chunks) - clean.repeat(200, 1, 1, 1)
+        if not sigma:
+            assert torch.equal(noise, torch.zeros_like(noise))
+            continue
+        error = sigma / math.sqrt(noise.numel())
+        assert abs(noise.mean().item()) < 4 * error
+        assert abs(noise.std().item() - sigma) < 4 * error
+        kurtosis = (noise / sigma).pow(4).mean().item()
+        assert kurtosis == pytest.approx(3, abs=0.2)  # normal: uniform noise has 1.8
+
+
+def test_the_default_width_is_the_papers() -> None:
+    inputs = cut_inputs()
+    noise = torch.cat(noisy_inputs(inputs, 50, torch.Generator().manual_seed(0), n_samples=50)) - inputs.repeat(
+        50, 1, 1, 1
+    )
+    assert noise.std().item() == pytest.approx(0.15, rel=0.03)
+
+
+@pytest.mark.parametrize("stdevs", [0.1, (0.1,), [0.1]], ids=str)
+def test_a_tuple_of_one_input_is_that_input(stdevs: Any) -> None:
+    model, inputs = cut_model(), cut_inputs()
+    method = LayerSmoothGradCAMpp(model, model.layer)
+    alone, in_tuple = (
+        method.attribute(argument, target=1, n_samples=3, stdevs=stdevs, generator=torch.Generator().manual_seed(0))
+        for argument in (inputs, (inputs,))
+    )
+    assert isinstance(alone, Tensor) and isinstance(in_tuple, Tensor)
+    assert torch.equal(alone, in_tuple)
+
+
+def test_inputs_stay_as_they_are() -> None:
+    inputs = cut_inputs()
+    before = inputs.clone()
+    noisy_inputs(inputs, 2)
+    assert torch.equal(inputs, before)
+
+
+def test_an_input_that_takes_no_noise_need_not_be_of_floating_point() -> None:
+    class Indexed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 3)
+            self.layer = nn.Tanh()
+            self.head = nn.Linear(48, CLASSES)
+
+        def forward(self, image: Tensor, index: Tensor) -> Tensor:
+            scores: Tensor = self.head(self.layer(self.conv(image)).flatten(1)).roll(1, 1)
+            return scores.gather(1, index)
+
+    model: Indexed = seeded(Indexed)
+    image, index = images(3, 2, 6, 6, dtype=torch.float32), torch.tensor([[1], [2], [0]])
+    with inputs_seen(model) as seen:
+        LayerSmoothGradCAMpp(model, model.layer).attribute(
+            (image, index), n_samples=2, stdevs=(0.2, 0.0), n_samples_batch_size=2
+        )
+    assert torch.equal(seen[1][1], index.repeat(2, 1))
+
+
+class Asking(nn.Module):
+    """Its score depends on a tensor and an object beside the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3)
+        self.layer = nn.ReLU()
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.Softplus(), nn.Linear(8, CLASSES))
+
+    def forward(self, image: Tensor, factor: Tensor, power: int) -> Tensor:
+        features: Tensor = self.layer(self.conv(image))
+        scores: Tensor = self.head(features * factor.reshape(-1, 1, 1, 1)) ** power
+        return scores
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, None])
+@pytest.mark.parametrize("kind", [list, torch.tensor])
+def test_targets_and_forward_args_stay_with_their_example(batch_size: int | None, kind: Any) -> None:
+    model: Asking = seeded(Asking).double()
+    inputs, factor = 3 * images(3, 2, 6, 6), torch.tensor([0.1, 1.0, -3.0], dtype=torch.float64)
+    with inputs_seen(model) as seen:
+        attribution = LayerSmoothGradCAMpp(model, model.layer).attribute(
+            inputs,
+            target=kind(TARGETS),
+            additional_forward_args=(factor, 3),
+            n_samples=5,
+            n_samples_batch_size=batch_size,
+            relu_attributions=False,
+        )
+    assert isinstance(attribution, Tensor)
+    for args in seen[1:]:
+        assert args[2] == 3
+        for row, factor_seen in zip(args[0], args[1], strict=True):
+            assert factor_seen == factor[(inputs - row).flatten(1).norm(dim=1).argmin()]
+    copies = samples_of(inputs, [args[0] for args in seen[1:]])
+    for number, target in enumerate(TARGETS):  # each example on its own, cut by hand
+
+        class Head(nn.Module):
+            def forward(self, features: Tensor) -> Tensor:
+                scores: Tensor = model.head(features * factor[number]) ** 3  # noqa: B023
+                return scores
+
+        cut = CutModel(model.conv, model.layer, Head())
+        wanted = expected(cut, inputs[number : number + 1], [torch.stack(copies[number])], [target], relu=False)
+        assert relative_error(attribution[number : number + 1], wanted) < 1e-10
+
+
+def test_another_order_of_targets_is_another_map() -> None:
+    model, inputs = cut_model(), cut_inputs()
+    with inputs_seen(model) as seen:
+        attribution = LayerSmoothGradCAMpp(model, model.layer).attribute(
+            inputs, target=TARGETS, n_samples=4, n_samples_batch_size=4
+        )
+    assert isinstance(attribution, Tensor)
+    noisy = [args[0] for args in seen[1:]]
+    assert relative_error(attribution, expected(model, inputs, noisy, TARGETS)) < 1e-10
+    assert relative_error(attribution, expected(model, inputs, noisy, TARGETS[::-1])) > 1e-2
+
+
+@pytest.mark.parametrize("n_samples", [0, 4])
+def test_channels_last(n_samples: int) -> None:
+    model, inputs = cut_model(), cut_inputs()
+    maps = []
+    for argument in (inputs, inputs.to(memory_format=torch.channels_last)):
+        attribution = LayerSmoothGradCAMpp(model, model.layer).attribute(
+            argument, target=TARGETS, n_samples=n_samples, generator=torch.Generator().manual_seed(0)
+        )
+        assert isinstance(attribution, Tensor)
+        maps.append(attribution)
+    assert relative_error(maps[1], maps[0]) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "name"),
+    [
+        ({"n_samples": -1}, ValueError, "n_samples"),
+        ({"n_samples": 2.0}, TypeError, "n_samples"),
+        ({"n_samples": "2"}, TypeError, "n_samples"),
+        ({"n_samples": None}, TypeError, "n_samples"),
+        ({"n_samples_batch_size": 0}, ValueError, "n_samples_batch_size"),
+        ({"n_samples_batch_size": -3}, ValueError, "n_samples_batch_size"),
+        ({"n_samples_batch_size": 1.5}, TypeError, "n_samples_batch_size"),
+        ({"stdevs": -0.1}, ValueError, "stdevs"),
+        ({"stdevs": (0.1, -0.1)}, ValueError, "stdevs"),
+        ({"stdevs": math.nan}, ValueError, "stdevs"),
+        ({"stdevs": math.inf}, ValueError, "stdevs"),
+        ({"stdevs": (0.1, math.nan)}, ValueError, "stdevs"),
+        ({"stdevs": "0.1"}, TypeError, "stdevs"),
+        ({"stdevs": None}, TypeError, "stdevs"),
+        ({"stdevs": ("0.1", 0.1)}, TypeError, "stdevs"),
+        ({"stdevs": (0.1,)}, ValueError, "stdevs"),
+        ({"stdevs": (0.1, 0.1, 0.1)}, ValueError, "stdevs"),
+        ({"stdevs": ()}, ValueError, "stdevs"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_refused_before_the_model_runs(
+    kwargs: dict[str, Any], error: type[Exception], name: str
+) -> None:
+    model, inputs = two_inputs()
+    with inputs_seen(model) as seen, pytest.raises(error, match=name):
+        LayerSmoothGradCAMpp(model, model.layer).attribute(inputs, target=1, **{"n_samples": 3, **kwargs})
+    assert seen == []
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_noise_is_refused_for_inputs_not_of_floating_point(dtype: torch.dtype) -> None:
+    model, (left, right) = two_inputs()
+    with inputs_seen(model) as seen, pytest.raises(TypeError, match=r"inputs.*1.*" + str(dtype)):
+        LayerSmoothGradCAMpp(model, model.layer).attribute((left, right.to(dtype)), target=1, n_samples=2)
+    assert seen == []
+
+
+@pytest.mark.parametrize("n_samples", [np.int64(2), True])
+def test_integers_of_other_kinds(n_samples: Any) -> None:
+    model, inputs = cut_model(), cut_inputs()
+    with inputs_seen(model) as seen:
+        LayerSmoothGradCAMpp(model, model.layer).attribute(
+            inputs, target=1, n_samples=n_samples, n_samples_batch_size=1
+        )
+    assert len(seen) == 1 + int(n_samples)
+
+
+def test_a_function_that_joins_the_copies_is_refused() -> None:
+    model, inputs = cut_model(), cut_inputs()
+
+    def mean_score(batch: Tensor) -> Tensor:
+        scores: Tensor = model(batch).mean(dim=0, keepdim=True)
+        return scores
+
+    method = LayerSmoothGradCAMpp(mean_score, model.layer)
+    with pytest.raises(ValueError, match=r"forward_func.*n_samples_batch_size=1"):
+        method.attribute(inputs, target=1, n_samples=2, n_samples_batch_size=2)
+    attribution = method.attribute(inputs, target=1, n_samples=2, n_samples_batch_size=1)
+    assert isinstance(attribution, Tensor)
+    assert attribution.shape == (3, 1, 3, 3)
+
+
+def test_progress_is_shown_if_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+    model, inputs = cut_model(), cut_inputs()
+    method = LayerSmoothGradCAMpp(model, model.layer)
+    method.attribute(inputs, target=1, n_samples=4)
+    assert capfd.readouterr() == ("", "")
+    method.attribute(inputs, target=1, n_samples=4, show_progress=True)
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "Noise samples" in shown.err and "100%" in shown.err
+
+
+def test_the_method_is_not_changed_by_use() -> None:
+    model, inputs = cut_model(), cut_inputs()
+    method = LayerSmoothGradCAMpp(model, model.layer)
+    before = copy.copy(vars(method))
+    method.attribute(inputs, target=1, n_samples=2)
+    assert vars(method) == before
