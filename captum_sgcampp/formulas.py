@@ -30,42 +30,78 @@ class Derivatives(NamedTuple):
     """
 
     first: Tensor
-    """:math:`D_1 / scale`, shape (N, C, \\*spatial)."""
+    r""":math:`D_1 / scale`, shape (N, C, \*spatial)."""
     second: Tensor
-    """:math:`D_2 / scale^2`, same shape."""
+    r""":math:`D_2 / scale^2`, same shape."""
     third: Tensor
-    """:math:`D_3 / scale^3`, same shape."""
+    r""":math:`D_3 / scale^3`, same shape."""
     scale: Tensor
     """A power of two for each example and channel, so that scaling rounds nothing; shape (N, C, 1, ...)."""
+    log_unit: Tensor = torch.zeros(())
+    """The logarithm of the unit that all three are in, which is the same for them and drops out of alpha;
+    broadcasts over (N, C, 1, ...)."""
 
 
-def sum_of_powers(gradients: Tensor) -> Derivatives:
-    r"""Sums the derivatives of noise samples, :math:`D_p = \sum_s g_s^p` with :math:`g = \partial S / \partial A`.
+def sum_of_powers(gradients: Tensor, scores: Tensor | None = None) -> Derivatives:
+    r"""Sums over noise samples the derivatives of :math:`Y = \exp(S)`, S piecewise linear above the layer.
 
-    These are the derivatives of :math:`Y = \exp(S)` where the network is piecewise linear above the layer, but
-    for the common factor :math:`\exp(S)`, which is dropped for each sample.
+    With :math:`g = \partial S / \partial A` these are :math:`D_p = \sum_s \exp(S_s) \, g_s^p`, here in units of
+    :math:`\exp(\max S)`. Without scores, the factor :math:`\exp(S_s)` is dropped for each sample.
 
     Args:
         gradients: One gradient for each noise sample, shape (n, N, C, \*spatial).
+        scores: The scores S, shape (n, N, 1, 1, ...).
     """
-    scale = _power_of_two_at_most(_over_positions(torch.amax, gradients.detach().abs().amax(dim=0)))
+    scale = _scale(gradients)
     scaled = gradients / scale
-    return Derivatives(scaled.sum(dim=0), scaled.pow(2).sum(dim=0), scaled.pow(3).sum(dim=0), scale)
+    powers = [scaled, scaled.square(), scaled * scaled.square()]
+    if scores is None:
+        log_unit = scale.new_zeros(())
+    else:
+        log_unit = scores.amax(dim=0)
+        powers = [(scores - log_unit).exp() * power for power in powers]
+    first, second, third = (power.sum(dim=0) for power in powers)
+    return Derivatives(first, second, third, scale, log_unit)
+
+
+def sum_of_derivatives(first: Tensor, second: Tensor, third: Tensor) -> Derivatives:
+    r"""Sums over noise samples derivatives that are known themselves.
+
+    Args:
+        first: :math:`\partial Y / \partial A` of each noise sample, shape (n, N, C, \*spatial).
+        second: :math:`\partial^2 Y / \partial A^2`, same shape.
+        third: :math:`\partial^3 Y / \partial A^3`, same shape.
+    """
+    # Roots, so that the three have the same dimension, and none of them leaves the range of floating point.
+    scale = _scale(torch.stack([first, second.abs() ** (1 / 2), third.abs() ** (1 / 3)]).flatten(0, 1).detach())
+    return Derivatives(
+        (first / scale).sum(dim=0),
+        (second / scale / scale).sum(dim=0),
+        (third / scale / scale / scale).sum(dim=0),
+        scale,
+        scale.new_zeros(()),
+    )
 
 
 def add(left: Derivatives, right: Derivatives) -> Derivatives:
-    """Adds two sums of derivatives, at the larger of their scales."""
+    """Adds two sums of derivatives, at the larger of their scales and of their units."""
     scale = torch.maximum(left.scale, right.scale)
-    first, second, third = (
-        a * (left.scale / scale) ** power + b * (right.scale / scale) ** power
-        for power, (a, b) in enumerate(zip(left[:3], right[:3], strict=True), start=1)
+    log_unit = torch.maximum(left.log_unit, right.log_unit)
+    a, b = ((one.log_unit - log_unit).exp() for one in (left, right))
+    c, d = (one.scale / scale for one in (left, right))
+    return Derivatives(
+        a * c * left.first + b * d * right.first,
+        a * c**2 * left.second + b * d**2 * right.second,
+        a * c**3 * left.third + b * d**3 * right.third,
+        scale,
+        log_unit,
     )
-    return Derivatives(first, second, third, scale)
 
 
 def divide(total: Derivatives, n_samples: int) -> Derivatives:
     """Turns the sum over noise samples into their mean, eq. (6), (7)."""
-    return Derivatives(total.first / n_samples, total.second / n_samples, total.third / n_samples, total.scale)
+    first, second, third, scale, log_unit = total
+    return Derivatives(first / n_samples, second / n_samples, third / n_samples, scale, log_unit)
 
 
 def alpha_eq5(derivatives: Derivatives, activations: Tensor) -> Tensor:
@@ -73,7 +109,7 @@ def alpha_eq5(derivatives: Derivatives, activations: Tensor) -> Tensor:
 
     It has a pole where the denominator crosses zero, which it does at layers whose activations carry a sign.
     """
-    _, second, third, scale = derivatives
+    _, second, third, scale, _ = derivatives
     return _ratio(second, 2 * second + scale * (_channel_sum(activations) * third))
 
 
@@ -82,7 +118,7 @@ def alpha_eq7(derivatives: Derivatives, activations: Tensor) -> Tensor:
 
     It has the pole of eq. (5), and the dimension of one over a derivative.
     """
-    first, second, third, scale = derivatives
+    first, second, third, scale, _ = derivatives
     return _ratio(first, 2 * second + scale * (_channel_sum(activations) * third)) / scale
 
 
@@ -93,7 +129,7 @@ def alpha_bounded(derivatives: Derivatives, activations: Tensor) -> Tensor:
     (there the sum counts only where :math:`D_3 > 0`: elsewhere :math:`\mathrm{relu}(D_1)` is zero). A negative
     :math:`D_2`, which no sum of squares has, counts as zero.
     """
-    _, second, third, scale = derivatives
+    _, second, third, scale, _ = derivatives
     curvature = second.relu()
     return _ratio(curvature, 2 * curvature + (scale * (_channel_sum(activations) * third)).relu())
 
@@ -134,7 +170,9 @@ def _over_positions(reduce: Callable[..., Tensor], values: Tensor) -> Tensor:
     return reduce(positions, dim=tuple(range(2, positions.dim())), keepdim=True).squeeze(-1)
 
 
-def _power_of_two_at_most(values: Tensor) -> Tensor:
-    """The power of two p with p <= value < 2 p; values below the smallest normal number count as that."""
-    mantissa, _ = torch.frexp(values := values.clamp_min(torch.finfo(values.dtype).tiny))
-    return values / (2 * mantissa)
+def _scale(gradients: Tensor) -> Tensor:
+    """The power of two next below the largest gradient of each example and channel, over all noise samples."""
+    largest = _over_positions(torch.amax, gradients.detach().abs().amax(dim=0))
+    largest = largest.clamp_min(torch.finfo(largest.dtype).tiny)
+    mantissa, _ = torch.frexp(largest)
+    return largest / (2 * mantissa)

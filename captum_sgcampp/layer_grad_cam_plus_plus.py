@@ -16,15 +16,14 @@ from captum_sgcampp._captum import (
     _format_tensor_into_tuples,
     log_usage,
 )
-from captum_sgcampp.derivatives import see_layers
+from captum_sgcampp.averaging import see_layers
+from captum_sgcampp.derivatives import DERIVATIVES
 from captum_sgcampp.formulas import ALPHAS
 from captum_sgcampp.layer_pass import LayerProbe
 from captum_sgcampp.layer_view import LayerView
 from captum_sgcampp.layers import find_layer
 from captum_sgcampp.noise import Noise
 from captum_sgcampp.selection import Selection
-
-DERIVATIVES = ("powers",)
 
 Attribution = Tensor | tuple[Tensor, ...]
 """A map, or one for each of a layer's tensors where it has several."""
@@ -58,7 +57,12 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
             stands, which has a pole where activations carry a sign; "eq7" has the numerator
             :math:`D_1` that eq. (7) prints. Default: "bounded"
         derivatives: Where the derivatives come from. "powers" takes the powers of the gradient, the derivatives of
-            exp(score) on a network that is piecewise linear above the layer. Default: "powers"
+            exp(score) on a network that is piecewise linear above the layer, but for the factor exp(score). "exp"
+            has that factor too, so that noisy copies count by their own score. "autograd" takes the true derivatives
+            of whatever `forward_func` returns, each by one activation alone. That is costly: for each noisy copy, two
+            backward passes through the part above the layer for every position of every channel (of `filters`, where
+            given), against one for the others. On a network that is piecewise linear, `forward_func` has to
+            return the exponential of the score, as its higher derivatives are zero otherwise. Default: "powers"
         reshape_transform: For layers that are not (N, C, \*spatial): a function from the layer's tensor to one that
             is, such as :func:`tokens_to_map` and :func:`channels_last_to_map` for transformers. Default: None
 
@@ -159,7 +163,8 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
                 without two corners.
 
         Warns:
-            UserWarning: The layer runs more than once in a forward pass, and the map is that of the last time.
+            UserWarning: The layer runs more than once in a forward pass, and the map is that of the last time;
+                activations or gradients are not finite; with "autograd", the second derivatives are zero.
         """
         return self._attribute(
             Noise(),
@@ -203,7 +208,10 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
         with torch.inference_mode(False), torch.set_grad_enabled(keep_graph):
             target = _for_autograd(target)
             forward_args = tuple(map(_for_autograd, _format_additional_forward_args(additional_forward_args) or ()))
-            for seen in see_layers(probe, view, noise, inputs, target, forward_args, grad_kwargs):
+            (at_target,) = see_layers(
+                probe, view, self.derivatives, noise, inputs, [target], forward_args, grad_kwargs or {}
+            )
+            for seen in at_target:
                 alpha = ALPHAS[self.alpha](seen.derivatives, seen.activations)
                 weights = formulas.weights(alpha, seen.derivatives)
                 attribution = formulas.weighted_activations(weights, seen.activations, sum_channels)

@@ -131,7 +131,7 @@ class LayerPass(NamedTuple):
 
     def activations(self) -> list[Tensor]:
         """Tells what the layers took or returned, joined over devices in the order of the examples."""
-        return [_reduce_list(tensor.by_device) for tensor in self.tensors]
+        return [joined(tensor.by_device) for tensor in self.tensors]
 
     def scores(self, target: TargetType) -> Tensor:
         """Selects the class score S of each example, as Captum selects targets.
@@ -148,8 +148,8 @@ class LayerPass(NamedTuple):
         )
         return scores
 
-    def gradients(self, scores: Tensor, grad_kwargs: dict[str, Any] | None = None) -> list[Tensor]:
-        """Takes the gradients g = dS/dA of each example's score, one for each of the activations.
+    def gradients(self, scores: Tensor, grad_kwargs: dict[str, Any]) -> list[tuple[Tensor, ...]]:
+        """Takes the gradients g = dS/dA of each example's score, for each tensor in the same pieces as it is in.
 
         Args:
             scores: What :meth:`scores` returned.
@@ -161,13 +161,17 @@ class LayerPass(NamedTuple):
         pieces = [piece for tensor in self.tensors for piece in tensor.by_device]
         found: tuple[Tensor | None, ...] = (None,) * len(pieces)
         if scores.requires_grad:
-            kwargs = {"allow_unused": True, **(grad_kwargs or {})}
+            kwargs = {"allow_unused": True, **grad_kwargs}
             with torch.enable_grad():
                 found = torch.autograd.grad(torch.unbind(scores), pieces, **kwargs)
         gradients = iter(found)
-        return [
-            _reduce_list([_required(next(gradients), tensor.name) for _ in tensor.by_device]) for tensor in self.tensors
-        ]
+        return [tuple(_required(next(gradients), tensor.name) for _ in tensor.by_device) for tensor in self.tensors]
+
+
+def joined(pieces: Sequence[Tensor]) -> Tensor:
+    """Joins what is in pieces, one for each device, on the first of these."""
+    tensor: Tensor = _reduce_list(pieces)
+    return tensor
 
 
 def _required(gradient: Tensor | None, layer: str) -> Tensor:

@@ -106,6 +106,9 @@ class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
             TypeError: An input that noise is to be added to is not of floating point, or an argument is no number.
             ValueError: `n_samples`, `n_samples_batch_size` or `stdevs` is out of range, or the number of `stdevs`
                 is not that of the inputs.
+
+        Warns:
+            UserWarning: The gradient is the same for all noisy copies, and smoothing changes nothing.
         """
         return self._attribute(
             Noise(n_samples, stdevs, n_samples_batch_size, generator, show_progress),

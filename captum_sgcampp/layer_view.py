@@ -55,6 +55,29 @@ class LayerView(NamedTuple):
             )
         return self._full(maps)
 
+    def positions(self, tensor: Tensor, layer: str) -> Tensor:
+        """Tells where in a row of the layer's tensor each element is that is seen.
+
+        Args:
+            tensor: The layer's tensor, of which only the shape counts.
+            layer: The layer's name, for messages.
+
+        Returns:
+            Flat indices into a row, of the shape that is seen of it: (channels, *spatial).
+
+        Raises:
+            ValueError: `reshape_transform` does more than move elements.
+        """
+        row = tensor[:1]
+        indices = torch.arange(row.numel(), dtype=torch.float64, device=tensor.device).reshape(row.shape)
+        seen = self.selection.channels(self._maps(indices))[0]
+        if not torch.isin(seen, indices).all():
+            raise ValueError(
+                f"reshape_transform: must only move elements of layer {layer} for derivatives='autograd', and it "
+                "computes with them."
+            )
+        return seen.long()
+
     def _maps(self, tensor: Tensor) -> Tensor:
         return self.reshape_transform(tensor) if self.reshape_transform else tensor
 
