@@ -166,11 +166,59 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
             UserWarning: The layer runs more than once in a forward pass, and the map is that of the last time;
                 activations or gradients are not finite; with "autograd", the second derivatives are zero.
         """
+        (attribution,) = self._attribute(
+            Noise(),
+            Selection(filters, subset, region),
+            inputs,
+            [target],
+            additional_forward_args,
+            attribute_to_layer_input,
+            relu_attributions,
+            attr_dim_summation,
+            grad_kwargs,
+        )
+        return attribution
+
+    @log_usage
+    def attribute_targets(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        targets: Iterable[TargetType],
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = True,
+        attr_dim_summation: bool | None = None,
+        grad_kwargs: dict[str, Any] | None = None,
+        *,
+        filters: Iterable[int] | None = None,
+        subset: Iterable[Iterable[int]] | None = None,
+        region: bool = False,
+    ) -> tuple[Attribution | list[Attribution], ...]:
+        """Computes the maps of several targets from the same pass through the model, and one backward pass each.
+
+        Args:
+            inputs: Input tensor, or a tuple of them, each (N, ...).
+            targets: The targets, each of which can be anything that :meth:`attribute` takes as its target.
+            additional_forward_args: As in :meth:`attribute`.
+            attribute_to_layer_input: As in :meth:`attribute`.
+            relu_attributions: As in :meth:`attribute`.
+            attr_dim_summation: As in :meth:`attribute`.
+            grad_kwargs: As in :meth:`attribute`.
+            filters: As in :meth:`attribute`.
+            subset: As in :meth:`attribute`.
+            region: As in :meth:`attribute`.
+
+        Returns:
+            For each target, what :meth:`attribute` returns for it.
+
+        Raises:
+            ValueError: There are no targets. Beyond that, what :meth:`attribute` raises.
+        """
         return self._attribute(
             Noise(),
             Selection(filters, subset, region),
             inputs,
-            target,
+            targets,
             additional_forward_args,
             attribute_to_layer_input,
             relu_attributions,
@@ -183,13 +231,13 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
         noise: Noise,
         selection: Selection,
         inputs: Tensor | tuple[Tensor, ...],
-        target: TargetType,
+        targets: Iterable[TargetType],
         additional_forward_args: object,
         attribute_to_layer_input: bool,
         relu_attributions: bool,
         attr_dim_summation: bool | None,
         grad_kwargs: dict[str, Any] | None,
-    ) -> Attribution | list[Attribution]:
+    ) -> tuple[Attribution | list[Attribution], ...]:
         """Computes the maps from derivatives averaged over noise samples; Grad-CAM++ is the case of no noise."""
         inputs = _format_tensor_into_tuples(inputs)
         noise.check(inputs)
@@ -204,20 +252,25 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
             record_below=keep_graph,
         )
         view = LayerView(selection, self.reshape_transform)
-        attributions: dict[Module, tuple[Tensor, ...]] = dict.fromkeys(layers, ())
         with torch.inference_mode(False), torch.set_grad_enabled(keep_graph):
-            target = _for_autograd(target)
+            targets = list(map(_for_autograd, targets))
+            if not targets:
+                raise ValueError("targets: is empty; give at least one target.")
             forward_args = tuple(map(_for_autograd, _format_additional_forward_args(additional_forward_args) or ()))
-            (at_target,) = see_layers(
-                probe, view, self.derivatives, noise, inputs, [target], forward_args, grad_kwargs or {}
+            seen_by_target = see_layers(
+                probe, view, self.derivatives, noise, inputs, targets, forward_args, grad_kwargs or {}
             )
-            for seen in at_target:
-                alpha = ALPHAS[self.alpha](seen.derivatives, seen.activations)
-                weights = formulas.weights(alpha, seen.derivatives)
-                attribution = formulas.weighted_activations(weights, seen.activations, sum_channels)
-                rectified = attribution.relu() if relu_attributions else attribution
-                attributions[seen.layer] += (selection.neurons(rectified),)
-        return _format_outputs(isinstance(self.layer, list), [attributions[layer] for layer in layers])
+            attributions = []
+            for seen_at_target in seen_by_target:
+                maps: dict[Module, tuple[Tensor, ...]] = dict.fromkeys(layers, ())
+                for layer, activations, derivatives in seen_at_target:
+                    alpha = ALPHAS[self.alpha](derivatives, activations)
+                    weights = formulas.weights(alpha, derivatives)
+                    attribution = formulas.weighted_activations(weights, activations, sum_channels)
+                    rectified = attribution.relu() if relu_attributions else attribution
+                    maps[layer] += (selection.neurons(rectified),)
+                attributions.append(_format_outputs(isinstance(self.layer, list), [maps[layer] for layer in layers]))
+        return tuple(attributions)
 
 
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

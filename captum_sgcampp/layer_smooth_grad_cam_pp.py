@@ -110,11 +110,71 @@ class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
         Warns:
             UserWarning: The gradient is the same for all noisy copies, and smoothing changes nothing.
         """
+        (attribution,) = self._attribute(
+            Noise(n_samples, stdevs, n_samples_batch_size, generator, show_progress),
+            Selection(filters, subset, region),
+            inputs,
+            [target],
+            additional_forward_args,
+            attribute_to_layer_input,
+            relu_attributions,
+            attr_dim_summation,
+            grad_kwargs,
+        )
+        return attribution
+
+    @log_usage
+    def attribute_targets(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        targets: Iterable[TargetType],
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = True,
+        attr_dim_summation: bool | None = None,
+        grad_kwargs: dict[str, Any] | None = None,
+        *,
+        n_samples: int = 0,
+        stdevs: float | Sequence[float] = 0.15,
+        n_samples_batch_size: int | None = None,
+        generator: Generator | None = None,
+        filters: Iterable[int] | None = None,
+        subset: Iterable[Iterable[int]] | None = None,
+        region: bool = False,
+        show_progress: bool = False,
+    ) -> tuple[Attribution | list[Attribution], ...]:
+        """Computes the maps of several targets from the same passes, and so from the same noise.
+
+        What costs most, the passes through the part below the layer, is done once for all of them.
+
+        Args:
+            inputs: Input tensor, or a tuple of them, each (N, ...).
+            targets: The targets, each of which can be anything that :meth:`attribute` takes as its target.
+            additional_forward_args: As in :meth:`attribute`.
+            attribute_to_layer_input: As in :meth:`attribute`.
+            relu_attributions: As in :meth:`attribute`.
+            attr_dim_summation: As in :meth:`attribute`.
+            grad_kwargs: As in :meth:`attribute`.
+            n_samples: As in :meth:`attribute`.
+            stdevs: As in :meth:`attribute`.
+            n_samples_batch_size: As in :meth:`attribute`.
+            generator: As in :meth:`attribute`.
+            filters: As in :meth:`attribute`.
+            subset: As in :meth:`attribute`.
+            region: As in :meth:`attribute`.
+            show_progress: As in :meth:`attribute`.
+
+        Returns:
+            For each target, what :meth:`attribute` returns for it.
+
+        Raises:
+            ValueError: There are no targets. Beyond that, what :meth:`attribute` raises.
+        """
         return self._attribute(
             Noise(n_samples, stdevs, n_samples_batch_size, generator, show_progress),
             Selection(filters, subset, region),
             inputs,
-            target,
+            targets,
             additional_forward_args,
             attribute_to_layer_input,
             relu_attributions,

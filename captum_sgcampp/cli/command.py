@@ -20,7 +20,6 @@ from captum_sgcampp.cli.classifiers import EFFICIENTNET_LITE0, ChosenLayer, Clas
 from captum_sgcampp.cli.errors import CommandError, one_line
 from captum_sgcampp.cli.picture import Box, Panel, save_picture
 from captum_sgcampp.formulas import ALPHAS
-from captum_sgcampp.layer_grad_cam_plus_plus import Attribution
 from captum_sgcampp.layers import LayerInfo
 
 EXAMPLE = "chelsea"
@@ -243,9 +242,9 @@ def _explain(explanation: Explanation, image: Path | None, output: Path) -> list
                 attribution,
                 _outlines(explanation),
             )
-            for what, attribution in _attributions(explanation, inputs, target)
+            for what, attribution in panels
         ]
-        for target in targets
+        for target, panels in zip(targets, _attributions(explanation, inputs, targets), strict=True)
     ]
     title = (
         f"{classifier.name}, layer {explanation.layer.name}; "
@@ -269,43 +268,45 @@ def _outlines(explanation: Explanation) -> list[Box]:
     return [Box(*neuron, *neuron) for neuron in subset]
 
 
-def _attributions(explanation: Explanation, inputs: Tensor, target: int) -> Iterator[tuple[str, Tensor]]:
-    """Computes the maps to be shown beside each other, each with its name."""
+def _attributions(explanation: Explanation, inputs: Tensor, targets: list[int]) -> Iterator[list[tuple[str, Tensor]]]:
+    """Computes, for each target, the maps to be shown beside each other, each with its name."""
     layer = explanation.layer
     try:
-        maps = _compute(explanation, inputs, target)
+        maps = _compute(explanation, inputs, targets)
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise CommandError(f"cannot attribute to layer {layer.name}: {one_line(error)}") from error
-    for method, attribution in maps.items():
-        if not isinstance(attribution, Tensor) or attribution.dim() != 4:
-            raise CommandError(f"layer {layer.name} gives no (N, C, H, W) map (see --list-layers)")
-        if not attribution.isfinite().all():
-            raise CommandError(f"the {method} map at layer {layer.name} is not finite")
-        names = [f"{method}, filter {index}" for index in explanation.filters or ()] or [method]
-        yield from zip(names, torch.split(attribution.detach(), 1, dim=1), strict=True)
+    for at_target in zip(*maps.values(), strict=True):
+        panels: list[tuple[str, Tensor]] = []
+        for method, attribution in zip(maps, at_target, strict=True):
+            if not isinstance(attribution, Tensor) or attribution.dim() != 4:
+                raise CommandError(f"layer {layer.name} gives no (N, C, H, W) map (see --list-layers)")
+            if not attribution.isfinite().all():
+                raise CommandError(f"the {method} map at layer {layer.name} is not finite")
+            names = [f"{method}, filter {index}" for index in explanation.filters or ()] or [method]
+            panels.extend(zip(names, torch.split(attribution.detach(), 1, dim=1), strict=True))
+        yield panels
 
 
-def _compute(explanation: Explanation, inputs: Tensor, target: int) -> dict[str, Attribution | list[Attribution]]:
-    """Computes the maps by method: as many of the methods as can show what is asked for."""
+def _compute(explanation: Explanation, inputs: Tensor, targets: list[int]) -> dict[str, Sequence[object]]:
+    """Computes a map for each target, by method: as many of the methods as can show what is asked for."""
     model, layer = explanation.classifier.model, explanation.layer
     how: dict[str, Any] = {"alpha": explanation.alpha, "reshape_transform": layer.reshape_transform}
     what: dict[str, Any] = {
-        "target": target,
         "filters": explanation.filters,
         "subset": explanation.subset,
         "region": explanation.region,
     }
-    # Every class and photograph meets the same noise, whatever is explained beside it.
-    generator = torch.Generator(inputs.device).manual_seed(explanation.seed)
-    smooth = LayerSmoothGradCAMpp(model, layer.module, **how).attribute(
-        inputs, n_samples=explanation.n_samples, stdevs=explanation.stdevs, generator=generator, **what
+    generator = torch.Generator(inputs.device).manual_seed(explanation.seed)  # the same noise for every photograph
+    smooth = LayerSmoothGradCAMpp(model, layer.module, **how).attribute_targets(
+        inputs, targets, n_samples=explanation.n_samples, stdevs=explanation.stdevs, generator=generator, **what
     )
     if explanation.filters:
         return {"Smooth Grad-CAM++": smooth}
-    plus_plus = LayerGradCamPlusPlus(model, layer.module, **how).attribute(inputs, **what)
+    plus_plus = LayerGradCamPlusPlus(model, layer.module, **how).attribute_targets(inputs, targets, **what)
     if explanation.subset or layer.reshape_transform:
         return {"Grad-CAM++": plus_plus, "Smooth Grad-CAM++": smooth}
-    grad_cam = LayerGradCam(model, layer.module).attribute(inputs, target, relu_attributions=True)
+    method = LayerGradCam(model, layer.module)
+    grad_cam = [method.attribute(inputs, target, relu_attributions=True) for target in targets]
     return {"Grad-CAM": grad_cam, "Grad-CAM++": plus_plus, "Smooth Grad-CAM++": smooth}
 
 

@@ -1,0 +1,73 @@
+"""Several targets from the same passes."""
+
+from typing import Any
+
+import pytest
+import torch
+from models import cut_inputs, cut_model
+from oracle import inputs_seen
+from torch import Tensor
+
+from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
+
+SMOOTH: dict[str, Any] = {"n_samples": 4, "stdevs": 0.1}
+TARGETS: list[Any] = [1, [1, 4, 2], torch.tensor([0, 0, 3]), (2,), torch.tensor(4)]
+
+
+@pytest.mark.parametrize("noise", [{}, SMOOTH, {**SMOOTH, "n_samples_batch_size": 3}])
+@pytest.mark.parametrize("source", ["powers", "exp", "autograd"])
+@pytest.mark.parametrize("how", [{}, {"filters": [2, 0], "subset": [(1, 1)]}, {"attr_dim_summation": False}])
+def test_the_same_as_one_by_one(noise: dict[str, Any], source: str, how: dict[str, Any]) -> None:
+    model, inputs = cut_model(rectified=False, smooth=True), cut_inputs()
+    method = LayerSmoothGradCAMpp(model, "layer", derivatives=source)
+
+    def generator() -> torch.Generator:
+        return torch.Generator().manual_seed(4)
+
+    with inputs_seen(model) as seen:
+        together = method.attribute_targets(inputs, TARGETS, generator=generator(), **noise, **how)
+    passes = len(seen)
+    assert len(together) == len(TARGETS)
+    for target, attribution in zip(TARGETS, together, strict=True):
+        with inputs_seen(model) as seen:
+            alone = method.attribute(inputs, target, generator=generator(), **noise, **how)
+        assert len(seen) == passes
+        torch.testing.assert_close(attribution, alone, rtol=1e-10, atol=1e-14)
+    first, second, *_ = together
+    assert isinstance(first, Tensor)
+    assert isinstance(second, Tensor)
+    assert not torch.equal(first, second)
+
+
+def test_without_noise_and_for_lists_of_layers() -> None:
+    model, inputs = cut_model(), cut_inputs()
+    method = LayerGradCamPlusPlus(model, ["layer", "below"])
+    together = method.attribute_targets(inputs, range(3))
+    for target, attributions in enumerate(together):
+        torch.testing.assert_close(attributions, method.attribute(inputs, target))
+
+
+def test_with_create_graph_each_can_be_differentiated() -> None:
+    model, inputs = cut_model(smooth=True), cut_inputs().requires_grad_()
+    method = LayerGradCamPlusPlus(model, "layer")
+    together = method.attribute_targets(inputs, [0, 3], grad_kwargs={"create_graph": True})
+    for target, attribution in zip([0, 3], together, strict=True):
+        alone = method.attribute(inputs, target, grad_kwargs={"create_graph": True})
+        assert isinstance(attribution, Tensor)
+        assert isinstance(alone, Tensor)
+        (gradient,) = torch.autograd.grad(attribution.sum(), inputs, retain_graph=True)
+        torch.testing.assert_close(gradient, torch.autograd.grad(alone.sum(), inputs)[0])
+        assert gradient.any()
+
+
+@pytest.mark.parametrize("build", [LayerGradCamPlusPlus, LayerSmoothGradCAMpp])
+def test_no_targets_are_refused(build: type[LayerGradCamPlusPlus]) -> None:
+    with pytest.raises(ValueError, match="targets: is empty"):
+        build(cut_model(), "layer").attribute_targets(cut_inputs(), [])
+
+
+def test_a_wrong_target_is_refused_before_the_noisy_passes() -> None:
+    model = cut_model()
+    with inputs_seen(model) as seen, pytest.raises(IndexError):
+        LayerSmoothGradCAMpp(model, "layer").attribute_targets(cut_inputs(), [0, 99], **SMOOTH)
+    assert len(seen) == 1
