@@ -1,6 +1,8 @@
 """The photographs that come with the packages of the extras; none is downloaded."""
 
-import matplotlib.cbook
+from pathlib import Path
+
+import matplotlib as mpl
 import numpy as np
 from PIL import Image
 from skimage import data
@@ -12,7 +14,7 @@ def photographs() -> dict[str, Image.Image]:
         name: Image.fromarray(np.asarray(getattr(data, name)()))
         for name in ("astronaut", "chelsea", "coffee", "rocket")
     }
-    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
-        shown["grace_hopper"] = Image.open(file).convert("RGB")
+    hopper = Path(mpl.get_data_path(), "sample_data", "grace_hopper.jpg")
+    shown["grace_hopper"] = Image.open(hopper).convert("RGB")
     mirrored = {f"{name}, mirrored": image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for name, image in shown.items()}
     return shown | mirrored

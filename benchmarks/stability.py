@@ -10,6 +10,7 @@ those of `photographs.py`; each is explained for the class that the network says
 import statistics
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from photographs import photographs
@@ -38,8 +39,8 @@ def ours(model: Module, alpha: str) -> Maps:
 
     def maps(inputs: Tensor, target: int, n_samples: int, seed: int) -> Sequence[Tensor]:
         generator = torch.Generator().manual_seed(seed)
-        attributions = method.attribute(inputs, target, n_samples=n_samples, stdevs=STDEV, generator=generator)
-        return [attribution[0, 0] for attribution in attributions]  # type: ignore[index]
+        attributions: Any = method.attribute(inputs, target, n_samples=n_samples, stdevs=STDEV, generator=generator)
+        return [attribution[0, 0] for attribution in attributions]
 
     return maps
 
@@ -59,13 +60,12 @@ def torchcams(model: Module) -> Maps:
 
 def correlation(one: Tensor, other: Tensor) -> float:
     """Pearson's correlation of two maps; 0 where one of them does not vary."""
-    value = torch.corrcoef(torch.stack([one.flatten(), other.flatten()]).double())[0, 1].item()
-    return value if value == value else 0.0
+    return torch.corrcoef(torch.stack([one.flatten(), other.flatten()]).double())[0, 1].nan_to_num().item()
 
 
 def error(estimate: Tensor, reference: Tensor) -> float:
     """The distance of two maps in units of the reference's norm."""
-    return ((estimate - reference).norm() / reference.norm()).item()
+    return float((estimate - reference).norm() / reference.norm())
 
 
 def main() -> None:

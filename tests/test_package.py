@@ -1,0 +1,80 @@
+"""The package as a whole: what it imports, what it claims, and what a call leaves in memory."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import captum_sgcampp
+from captum_sgcampp import LayerSmoothGradCAMpp, _captum
+
+PACKAGE = Path(_captum.__file__).parent
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_importing_it_imports_nothing_beyond_captum() -> None:
+    outcome = python(
+        "import sys, captum.attr; before = set(sys.modules); import captum_sgcampp; "
+        "print(sorted({name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names))"
+    )
+    assert outcome.stdout.strip() == "['captum_sgcampp']", outcome.stderr
+
+
+def test_only_one_file_imports_captums_private_parts() -> None:
+    private = [file.name for file in PACKAGE.rglob("*.py") if re.search(r"captum\._|captum\.\w+\._", file.read_text())]
+    assert private == ["_captum.py"]
+
+
+def test_a_captum_that_lacks_a_part_is_refused_with_those_that_work() -> None:
+    outcome = python("import captum._utils.common as common; del common._select_targets; import captum_sgcampp")
+    assert outcome.returncode == 1
+    last = outcome.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"ImportError: captum-sgcampp works with captum{_captum.SUPPORTED_CAPTUM}; captum ")
+    assert "_select_targets" in last
+
+
+@pytest.mark.skipif(not PYPROJECT.exists(), reason="only in a checkout")
+def test_the_supported_captum_is_what_pip_is_asked_for() -> None:
+    assert f'"captum{_captum.SUPPORTED_CAPTUM}"' in PYPROJECT.read_text()
+
+
+def test_it_is_typed_and_has_a_version() -> None:
+    assert (PACKAGE / "py.typed").exists()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", captum_sgcampp.__version__)
+    assert set(captum_sgcampp.__all__) <= set(dir(captum_sgcampp))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from Linux")
+def test_memory_does_not_grow_with_the_number_of_samples() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(1, 16, 3, padding=1)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.layer(inputs).tanh().mean(dim=(2, 3))  # type: ignore[no-any-return]
+
+    method = LayerSmoothGradCAMpp(Model(), "layer")
+    image = torch.rand(1, 1, 256, 256)  # 4 MiB for each sample at the layer
+
+    def peak(n_samples: int) -> float:
+        Path("/proc/self/clear_refs").write_text("5")
+        method.attribute(image, 1, n_samples=n_samples)
+        return status("VmHWM") / 2**10
+
+    peak(8)
+    few, many = peak(8), peak(264)
+    assert many < few + 400  # 1024 MiB more, if but one tensor of each sample were kept
+
+
+def status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
