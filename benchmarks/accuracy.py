@@ -163,16 +163,16 @@ def torchcam(case: Case) -> Tensor:
     """Torchcam's Grad-CAM++."""
     with GradCAMpp(case.model, case.layer) as extractor:
         scores = case.model(case.image)
-        (cam,) = extractor(case.target, scores, normalized=False)
-    return cam[0]
+        cams: list[Tensor] = extractor(case.target, scores, normalized=False)
+    return cams[0][0]
 
 
 def torchcam_smooth(case: Case) -> Tensor:
     """Torchcam's Smooth Grad-CAM++; it takes A and the input from the pass before, which is without noise."""
     with SmoothGradCAMpp(case.model, case.layer, num_samples=N_SAMPLES, std=STDEV) as extractor:
         case.model(case.image)
-        (cam,) = extractor(case.target, normalized=False)
-    return cam[0]
+        cams: list[Tensor] = extractor(case.target, normalized=False)
+    return cams[0][0]
 
 
 def pytorch_grad_cam(case: Case) -> Tensor:
