@@ -96,11 +96,14 @@ class Noise:
     def _sample(self, inputs: tuple[Tensor, ...], stdevs: tuple[float, ...]) -> tuple[Tensor, ...]:
         """One noisy copy of all examples. Each is a draw of its own, whatever the size of the chunk it goes to."""
 
-        def normal(tensor: Tensor) -> Tensor:
-            return torch.randn(tensor.shape, dtype=tensor.dtype, device=tensor.device, generator=self.generator)
+        def normal(tensor: Tensor, stdev: float) -> Tensor:
+            # Half precision gets the noise of float32, rounded, so that a seed means the same there too.
+            dtype = torch.promote_types(tensor.dtype, torch.float32)
+            noise = torch.randn(tensor.shape, dtype=dtype, device=tensor.device, generator=self.generator)
+            return (stdev * noise).to(tensor.dtype)
 
         return tuple(
-            tensor + stdev * normal(tensor) if stdev else tensor for tensor, stdev in zip(inputs, stdevs, strict=True)
+            tensor + normal(tensor, stdev) if stdev else tensor for tensor, stdev in zip(inputs, stdevs, strict=True)
         )
 
 

@@ -263,6 +263,18 @@ def test_channels_last(n_samples: int) -> None:
     assert relative_error(maps[1], maps[0]) < 1e-12
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gets_the_same_noise(dtype: torch.dtype) -> None:
+    def noise(dtype: torch.dtype) -> Tensor:
+        model, inputs = cut_model(dtype=dtype), torch.zeros(cut_inputs().shape, dtype=dtype)
+        with inputs_seen(model) as seen:
+            torch.manual_seed(0)
+            LayerSmoothGradCAMpp(model, model.layer).attribute(inputs, TARGETS, n_samples=2, stdevs=0.3)
+        return torch.cat([args[0] for args in seen[1:]])
+
+    assert torch.equal(noise(dtype), noise(torch.float32).to(dtype))
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_channels_last_stays_so_through_the_noise(size: int) -> None:
     model, inputs = cut_model(), cut_inputs().to(memory_format=torch.channels_last)
