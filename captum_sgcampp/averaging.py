@@ -27,7 +27,7 @@ from captum_sgcampp.noise import Noise
 SAME_GRADIENT = 16
 """Gradients that differ by less than this many units in the last place of the largest count as the same.
 
-Above an affine part of a network they may differ by rounding alone: measured in float32 on nine networks of
+Above an affine part of a network they may differ by rounding alone: measured in float32 on eight networks of
 torchvision, with 1, 4 and 12 noisy images in a pass, by nothing at all. What noise really changes was at least a
 thousand units, for a hundredth of the paper's noise and a single layer normalization above.
 """
