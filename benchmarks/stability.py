@@ -96,7 +96,7 @@ def main() -> None:
 
     print(
         f"captum-sgcampp {__version__}, torchcam {version('torchcam')}, torch {torch.__version__}; "
-        f"medians over {len(images)} photographs, sigma = {STDEV}"
+        f"medians over {len(images)} images (half of them mirrored), sigma = {STDEV}"
     )
     print(f"\n| layer | {' | '.join(columns)} | {' | '.join(f'error, n = {n}' for n in RUNS)} |")
     print(f"| --- {'| ---: ' * (len(columns) + len(RUNS))}|")

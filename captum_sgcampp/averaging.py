@@ -119,19 +119,14 @@ def see_layers(
             noisy_args = _expand_additional_forward_args(forward_args, n_samples, ExpansionTypes.repeat)
             add(probe.run(noisy_inputs, noisy_args or ()), n_samples, bar.update)
 
+    means = [[running_sum.mean() for running_sum in sums_at_target] for sums_at_target in sums]
     _warn(
         message
-        for sums_at_target in sums
-        for name, running_sum in zip(names, sums_at_target, strict=True)
-        for message in _useless_derivatives(source, name, running_sum)
+        for at_target in zip(sums, means, strict=True)
+        for name, running_sum, mean in zip(names, *at_target, strict=True)
+        for message in _useless_derivatives(source, name, running_sum, mean)
     )
-    return [
-        [
-            Seen(layer, activation, running_sum.mean())
-            for layer, activation, running_sum in zip(layers, activations, sums_at_target, strict=True)
-        ]
-        for sums_at_target in sums
-    ]
+    return [list(map(Seen, layers, activations, means_at_target)) for means_at_target in means]
 
 
 class _RunningSum:
@@ -174,8 +169,7 @@ def _not_finite(what: str, layer: str, tensor: Tensor) -> Iterator[str]:
         yield f"layer: the {what} of {layer} are not all finite, and so the attribution is not."
 
 
-def _useless_derivatives(source: str, layer: str, running_sum: _RunningSum) -> Iterator[str]:
-    mean = running_sum.mean()
+def _useless_derivatives(source: str, layer: str, running_sum: _RunningSum, mean: Derivatives) -> Iterator[str]:
     yield from _not_finite("gradients", layer, mean.first)
     if running_sum.n_samples > 1 and running_sum.same_gradient and mean.first.any():
         yield (

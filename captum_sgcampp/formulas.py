@@ -109,8 +109,8 @@ def alpha_eq5(derivatives: Derivatives, activations: Tensor) -> Tensor:
 
     It has a pole where the denominator crosses zero, which it does at layers whose activations carry a sign.
     """
-    _, second, third, scale, _ = derivatives
-    return _ratio(second, 2 * second + scale * (_channel_sum(activations) * third))
+    second = derivatives.second
+    return _ratio(second, 2 * second + _third_term(derivatives, activations))
 
 
 def alpha_eq7(derivatives: Derivatives, activations: Tensor) -> Tensor:
@@ -118,8 +118,8 @@ def alpha_eq7(derivatives: Derivatives, activations: Tensor) -> Tensor:
 
     It has the pole of eq. (5), and the dimension of one over a derivative.
     """
-    first, second, third, scale, _ = derivatives
-    return _ratio(first, 2 * second + scale * (_channel_sum(activations) * third)) / scale
+    first, second, *_ = derivatives
+    return _ratio(first, 2 * second + _third_term(derivatives, activations)) / derivatives.scale
 
 
 def alpha_bounded(derivatives: Derivatives, activations: Tensor) -> Tensor:
@@ -129,9 +129,8 @@ def alpha_bounded(derivatives: Derivatives, activations: Tensor) -> Tensor:
     (there the sum counts only where :math:`D_3 > 0`: elsewhere :math:`\mathrm{relu}(D_1)` is zero). A negative
     :math:`D_2`, which no sum of squares has, counts as zero.
     """
-    _, second, third, scale, _ = derivatives
-    curvature = second.relu()
-    return _ratio(curvature, 2 * curvature + (scale * (_channel_sum(activations) * third)).relu())
+    curvature = derivatives.second.relu()
+    return _ratio(curvature, 2 * curvature + _third_term(derivatives, activations).relu())
 
 
 ALPHAS: dict[str, Callable[[Derivatives, Tensor], Tensor]] = {
@@ -159,9 +158,9 @@ def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.where(defined, numerator / torch.where(defined, denominator, 1), 0)
 
 
-def _channel_sum(activations: Tensor) -> Tensor:
-    r""":math:`\sum_j A_{kj}`: over the positions of channel k alone; shape (N, C, 1, ...)."""
-    return _over_positions(torch.sum, activations)
+def _third_term(derivatives: Derivatives, activations: Tensor) -> Tensor:
+    r""":math:`\sum_j A_{kj} D_3`, in units of scale squared: the sum is over the positions of channel k alone."""
+    return derivatives.scale * (_over_positions(torch.sum, activations) * derivatives.third)
 
 
 def _over_positions(reduce: Callable[..., Tensor], values: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The model's side of the work: run it, and tell the activations and the gradients at the layers.
 
-This is the only file that runs the model. The hooks that read the layers are Captum's. Those added here, which
-run before them, protect the caller's tensors, notice a layer that runs not at all or twice, and switch the
+This is the only part of an attribution that runs the model. The hooks that read the layers are Captum's. Those added
+here, which run before them, protect the caller's tensors, notice a layer that runs not at all or twice, and switch the
 recording of the graph on at the layers, so that nothing below them is recorded.
 """
 

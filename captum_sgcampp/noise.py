@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 IMAGES_AT_ONCE = {"cpu": 4}
 """How many noisy images go through the model at once where the caller does not say, by type of device.
 
-On the CPU 4 keeps the memory near that of a single image with its graph; 8 gains little (`benchmarks/speed.py`).
+On the CPU 4 keeps the memory near that of a single image with its graph; 8 is at times faster, and takes more.
 """
 IMAGES_AT_ONCE_ELSEWHERE = 32
 """On other devices; not measured."""

@@ -4,7 +4,7 @@ import argparse
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,11 +116,11 @@ def _parser() -> argparse.ArgumentParser:
         help="a class to explain, number or name; repeatable; default: the most probable",
     )
     explained.add_argument(
-        "--top-k", type=_positive, default=1, metavar="K", help="explain the K most probable classes"
+        "--top-k", type=_at_least(1), default=1, metavar="K", help="explain the K most probable classes"
     )
     parser.add_argument(
         "--n-samples",
-        type=_natural,
+        type=_at_least(0),
         default=25,
         metavar="N",
         help="noisy copies of the photograph; default: %(default)s",
@@ -162,18 +162,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, and is {text}")
-    return number
+def _at_least(minimum: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        number = int(text)
+        if number < minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}, and is {text}")
+        return number
 
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, and is {text}")
-    return number
+    return integer
 
 
 def _deviation(text: str) -> float:
