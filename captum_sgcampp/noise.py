@@ -24,7 +24,7 @@ class Noise:
     Args:
         n_samples: Number of noisy copies of each input, n in eq. (6). 0 means none.
         stdevs: Standard deviation of the noise, in the units of the input; one for all inputs, or one for each.
-        batch_size: How many noisy copies of each input go through the model at once. None picks it by device.
+        batch_size: How many noisy copies of each input go through the model at once, at most. None picks it by device.
         generator: Source of the noise. None takes torch's own.
         show_progress: Show a progress bar over the noise samples.
 
@@ -64,10 +64,9 @@ class Noise:
             ValueError: The number of `stdevs` is not that of the inputs.
         """
         stdevs = self._for_each(inputs)
-        size = self.batch_size or _default_batch_size(inputs[0])
-        for start in range(0, self.n_samples, size):
-            samples = [self._sample(inputs, stdevs) for _ in range(min(size, self.n_samples - start))]
-            yield len(samples), tuple(torch.cat(copies) for copies in zip(*samples, strict=True))
+        for n_samples in _even_parts(self.n_samples, self.batch_size or _default_batch_size(inputs[0])):
+            samples = [self._sample(inputs, stdevs) for _ in range(n_samples)]
+            yield n_samples, tuple(torch.cat(copies) for copies in zip(*samples, strict=True))
 
     def check(self, inputs: tuple[Tensor, ...]) -> None:
         """Raises what :meth:`chunks` would, before anything is computed."""
@@ -110,6 +109,13 @@ class Noise:
 def _default_batch_size(inputs: Tensor) -> int:
     images = IMAGES_AT_ONCE.get(inputs.device.type, IMAGES_AT_ONCE_ELSEWHERE)
     return max(1, images // max(1, len(inputs)))
+
+
+def _even_parts(whole: int, at_most: int) -> Iterator[int]:
+    """Splits a number into the fewest parts, as even as can be: a pass of a single image costs more than its share."""
+    n_parts = math.ceil(whole / at_most)
+    for number in range(n_parts):
+        yield whole // n_parts + (number < whole % n_parts)
 
 
 def _require_integer(name: str, value: object, at_least: int) -> None:

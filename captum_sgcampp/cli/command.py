@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, __version__
 from captum_sgcampp.cli.classifiers import EFFICIENTNET_LITE0, ChosenLayer, Classifier, load_classifier
 from captum_sgcampp.cli.errors import CommandError, one_line
-from captum_sgcampp.cli.picture import Box, Panel, save_picture
+from captum_sgcampp.cli.picture import Box, Panel, Row, draw
 from captum_sgcampp.formulas import ALPHAS
 from captum_sgcampp.layers import LayerInfo
 
@@ -231,24 +231,18 @@ def _explain(explanation: Explanation, image: Path | None, output: Path) -> list
     name = image.name if image else EXAMPLE
 
     targets = explanation.targets or ranking[: explanation.top_k]
-    rows = [
-        [
-            Panel(
-                f"{what}\n{classifier.classes[target]}, {probabilities[target]:.1%}",
-                attribution,
-                _outlines(explanation),
-            )
-            for what, attribution in panels
-        ]
-        for target, panels in zip(targets, _attributions(explanation, inputs, targets), strict=True)
-    ]
+    shown = classifier.show(photograph)
+    rows = []
+    for target, maps in zip(targets, _attributions(explanation, inputs, targets), strict=True):
+        named, outlines = f"{classifier.classes[target]}, {probabilities[target]:.1%}", _outlines(explanation)
+        rows.append(Row(shown, name, [Panel(f"{what}\n{named}", attribution, outlines) for what, attribution in maps]))
     title = (
         f"{classifier.name}, layer {explanation.layer.name}; "
         f"Smooth Grad-CAM++ with n = {explanation.n_samples}, $\\sigma$ = {explanation.stdevs:g}"
     )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        save_picture(output, title, classifier.show(photograph), name, rows)
+        draw(rows, title).savefig(output, bbox_inches="tight", pad_inches=0.1)
     except (OSError, ValueError) as error:
         raise CommandError(f"cannot write {output}: {one_line(error)}") from error
     ranked = [f"{probabilities[index]:7.1%}  {classifier.classes[index]} ({index})" for index in ranking[:N_PRINTED]]
@@ -279,7 +273,7 @@ def _attributions(explanation: Explanation, inputs: Tensor, targets: list[int]) 
             if not attribution.isfinite().all():
                 raise CommandError(f"the {method} map at layer {layer.name} is not finite")
             names = [f"{method}, filter {index}" for index in explanation.filters or ()] or [method]
-            panels.extend(zip(names, torch.split(attribution.detach(), 1, dim=1), strict=True))
+            panels.extend(zip(names, torch.split(attribution, 1, dim=1), strict=True))
         yield panels
 
 

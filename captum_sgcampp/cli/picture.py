@@ -1,7 +1,6 @@
 """The picture: a photograph, and beside it what each method sees in it."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -39,26 +38,34 @@ class Panel(NamedTuple):
     """What to outline in it."""
 
 
-def save_picture(
-    file: Path, title: str, photograph: npt.NDArray[np.float32], photograph_title: str, rows: Sequence[Sequence[Panel]]
-) -> None:
-    """Draws a row of panels for each class explained, each beside the photograph, and writes them to a file.
+class Row(NamedTuple):
+    """A photograph, and the maps to be shown beside it."""
+
+    photograph: npt.NDArray[np.float32]
+    """What the network sees, (H, W, 3) in [0, 1]."""
+    title: str
+    """What stands above the photograph."""
+    panels: Sequence[Panel]
+
+
+def draw(rows: Sequence[Row], title: str | None = None) -> Figure:
+    """Draws each photograph with its maps beside it, each map scaled by itself.
 
     Args:
-        file: Where to.
+        rows: The photographs and their maps, one below the other.
         title: What stands above the whole.
-        photograph: What the network sees, (H, W, 3) in [0, 1].
-        photograph_title: What stands above it.
-        rows: The panels.
     """
-    columns = 1 + max(len(row) for row in rows)
+    columns = 1 + max(len(row.panels) for row in rows)
     figure = Figure(figsize=(3.2 * columns, 0.5 + 3.75 * len(rows)), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    if title is not None:
+        figure.suptitle(title, fontsize=11)
     for row, axes in zip(rows, figure.subplots(len(rows), columns, squeeze=False), strict=True):
-        _draw_photograph(axes[0], photograph, photograph_title)
-        for panel, axis in zip(row, axes[1:], strict=False):
-            _draw_map(figure, axis, photograph, panel)
-    figure.savefig(file, dpi=100, bbox_inches="tight", pad_inches=0.1)
+        _draw_photograph(axes[0], row.photograph, row.title)
+        for panel, axis in zip(row.panels, axes[1:], strict=False):
+            _draw_map(figure, axis, row.photograph, panel)
+        for axis in axes[1 + len(row.panels) :]:
+            axis.set_axis_off()
+    return figure
 
 
 def _draw_photograph(axis: Axes, photograph: npt.NDArray[np.float32], title: str) -> None:
@@ -72,7 +79,7 @@ def _draw_map(figure: Figure, axis: Axes, photograph: npt.NDArray[np.float32], p
     # Between neurons that are shown and neurons that are not, there is nothing to interpolate.
     mode = "nearest" if panel.outlines else "bilinear"
     upsampled = LayerAttribution.interpolate(panel.attribution, (height, width), mode)
-    attribution = upsampled[0].permute(1, 2, 0).cpu().numpy()
+    attribution = upsampled[0].permute(1, 2, 0).detach().cpu().numpy()
     if not attribution.any():  # Captum cannot scale it
         axis.imshow(photograph.mean(axis=2), cmap="gray")
         axis.set_title(f"{panel.title}\n(zero everywhere)")
