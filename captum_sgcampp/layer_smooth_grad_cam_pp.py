@@ -87,9 +87,9 @@ class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
             stdevs: Standard deviation of the noise, in the units of the input as `forward_func` takes it (of the
                 normalized image, where that is); one number, or a tuple with one for each input tensor.
                 Default: 0.15
-            n_samples_batch_size: How many noisy copies of each input go through the model at once. It changes
-                speed and memory, not the result: the same seed gives the same noise. Default: None, which puts 4
-                images at once through the model on the CPU, and 32 on other devices
+            n_samples_batch_size: How many noisy copies of each input go through the model at once, at most; the
+                passes are of even size. It changes speed and memory, not the result: the same seed gives the same
+                noise. Default: None, which puts 4 images at once through the model on the CPU, and 32 on other devices
             generator: Source of the noise, on the device of the inputs. Default: None, torch's own, which
                 :func:`torch.manual_seed` seeds
             filters: Indices of the channels to see; a map for each. Default: None, which is all

@@ -46,6 +46,17 @@ def test_a_generator_means_the_same_noise_in_chunks_of_any_size(batch_size: int 
     assert not torch.equal(actual, torch.cat(noisy_inputs(inputs, batch_size, torch.Generator().manual_seed(6))))
 
 
+@pytest.mark.parametrize(
+    ("n_samples", "at_most", "sizes"),
+    [(5, 4, [3, 2]), (25, 4, [4, 4, 4, 4, 3, 3, 3]), (8, 4, [4, 4]), (7, 7, [7]), (3, 100, [3]), (3, 1, [1, 1, 1])],
+)
+def test_passes_are_of_even_size(n_samples: int, at_most: int, sizes: list[int]) -> None:
+    inputs = cut_inputs()
+    assert [len(noisy) for noisy in noisy_inputs(inputs, at_most, n_samples=n_samples)] == [
+        size * len(inputs) for size in sizes
+    ]
+
+
 @pytest.mark.parametrize("batch_size", CHUNKS[1:])
 def test_the_map_does_not_depend_on_the_chunks(batch_size: int | None) -> None:
     model, inputs = cut_model(), cut_inputs()
