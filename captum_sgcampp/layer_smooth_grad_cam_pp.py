@@ -90,8 +90,9 @@ class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
             n_samples_batch_size: How many noisy copies of each input go through the model at once, at most; the
                 passes are of even size. It changes speed and memory, not the result: the same seed gives the same
                 noise. Default: None, which puts 4 images at once through the model on the CPU, and 32 on other devices
-            generator: Source of the noise, on the device of the inputs. Default: None, torch's own, which
-                :func:`torch.manual_seed` seeds
+            generator: Source of the noise, on the device of the inputs. A seed gives each example of a batch noise of
+                its own, so the same example alone gets other noise than within a batch. Default: None, torch's own,
+                which :func:`torch.manual_seed` seeds
             filters: Indices of the channels to see; a map for each. Default: None, which is all
             subset: Coordinates of the neurons to see. Default: None, which is all
             region: Take `subset` as two opposite corners of a box of neurons. Default: False

@@ -19,6 +19,13 @@ OUTLINE_COLOUR = "cyan"
 """A colour that the colour map does not have."""
 
 
+PANEL_WIDTH = 3.2
+"""Of a photograph or a map, in inches."""
+
+LINE = 0.25
+"""The height of a line of text, in inches."""
+
+
 class Box(NamedTuple):
     """A box of neurons, by the rows and columns of the layer, the last ones included."""
 
@@ -56,16 +63,27 @@ def draw(rows: Sequence[Row], title: str | None = None) -> Figure:
         title: What stands above the whole.
     """
     columns = 1 + max(len(row.panels) for row in rows)
-    figure = Figure(figsize=(3.2 * columns, 0.5 + 3.75 * len(rows)), layout="constrained")
+    heights = [_height(row) for row in rows]
+    figure = Figure(
+        figsize=(PANEL_WIDTH * columns, sum(heights) + 2 * LINE * (title is not None)), layout="constrained"
+    )
     if title is not None:
         figure.suptitle(title, fontsize=11)
-    for row, axes in zip(rows, figure.subplots(len(rows), columns, squeeze=False), strict=True):
+    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
+    for row, axes in zip(rows, grid, strict=True):
         _draw_photograph(axes[0], row.photograph, row.title)
         for panel, axis in zip(row.panels, axes[1:], strict=False):
             _draw_map(figure, axis, row.photograph, panel)
         for axis in axes[1 + len(row.panels) :]:
             axis.set_axis_off()
     return figure
+
+
+def _height(row: Row) -> float:
+    """How high a row has to be, in inches, for the photograph and the lines above it."""
+    height, width = row.photograph.shape[:2]
+    n_lines = max(text.count("\n") for text in (row.title, *(panel.title for panel in row.panels))) + 1
+    return PANEL_WIDTH * height / width + LINE * n_lines
 
 
 def _draw_photograph(axis: Axes, photograph: npt.NDArray[np.float32], title: str) -> None:
