@@ -83,7 +83,7 @@ def _height(row: Row) -> float:
     """How high a row has to be, in inches, for the photograph and the lines above it."""
     height, width = row.photograph.shape[:2]
     n_lines = max(text.count("\n") for text in (row.title, *(panel.title for panel in row.panels))) + 1
-    return PANEL_WIDTH * height / width + LINE * n_lines
+    return PANEL_WIDTH * int(height) / int(width) + LINE * n_lines
 
 
 def _draw_photograph(axis: Axes, photograph: npt.NDArray[np.float32], title: str) -> None:
