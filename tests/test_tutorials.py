@@ -1,0 +1,51 @@
+"""The notebooks as they are committed: run from top to bottom without a word of complaint, and small. CI runs them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted(ROOT.glob("tutorials/*.ipynb"))
+MAX_BYTES = 1_000_000
+
+
+def code_cells(notebook: Path) -> list[dict[str, Any]]:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def outputs(notebook: Path) -> list[dict[str, Any]]:
+    return [output for cell in code_cells(notebook) for output in cell["outputs"]]
+
+
+def test_there_are_five() -> None:
+    assert [notebook.name[:2] for notebook in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
+def test_ran_from_top_to_bottom(notebook: Path) -> None:
+    counts = [cell["execution_count"] for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
+def test_has_figures_and_neither_warnings_nor_errors(notebook: Path) -> None:
+    assert any("image/jpeg" in output.get("data", {}) for output in outputs(notebook))
+    assert {output["output_type"] for output in outputs(notebook)} <= {"display_data", "execute_result", "stream"}
+    assert {output.get("name", "stdout") for output in outputs(notebook)} == {"stdout"}
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
+def test_is_small(notebook: Path) -> None:
+    assert notebook.stat().st_size < MAX_BYTES
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
+def test_readme_links_it_with_a_thumbnail(notebook: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    thumbnail = f"tutorials/images/{notebook.stem}.jpg"
+    assert f"(tutorials/{notebook.name})" in readme
+    assert thumbnail in readme
+    assert (ROOT / thumbnail).stat().st_size < 50_000
