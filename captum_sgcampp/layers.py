@@ -30,6 +30,10 @@ class LayerInfo(NamedTuple):
         shapes = " and ".join(map(str, self.shapes)) or "no tensor"
         return f"{shapes}, the last of {self.calls} times" if self.calls > 1 else shapes
 
+    def __str__(self) -> str:
+        """Name, type and shapes in one line; a module's own words take many."""
+        return f"{self.name}: {type(self.module).__name__}, {self.ran}"
+
 
 def list_layers(model: Module, *inputs: Any) -> list[LayerInfo]:
     """Lists the layers of a model that can be attributed to, with the shapes of what they return.
@@ -47,9 +51,9 @@ def list_layers(model: Module, *inputs: Any) -> list[LayerInfo]:
         >>> from captum_sgcampp import list_layers
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
         >>> for layer in list_layers(model, torch.rand(1, 3, 8, 8)):
-        ...     print(layer.name, layer.module, layer.shapes)
-        0 Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1)) ((1, 8, 6, 6),)
-        1 ReLU() ((1, 8, 6, 6),)
+        ...     print(layer)
+        0: Conv2d, (1, 8, 6, 6)
+        1: ReLU, (1, 8, 6, 6)
     """
     names = {module: name for name, module in model.named_modules() if name}
     finished: dict[Module, tuple[int, tuple[tuple[int, ...], ...]]] = {}

@@ -246,6 +246,7 @@ def test_list_layers_tells_what_runs_and_what_it_returns() -> None:
     assert layers["layer"].module is model.layer
     assert list(layers)[-1] == "unused"
     assert layers["unused"].ran == "does not run"
+    assert str(layers["unused"]) == f"unused: {type(layers['unused'].module).__name__}, does not run"
 
 
 def test_list_layers_tells_several_tensors_and_leaves_no_hook() -> None:
