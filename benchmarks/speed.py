@@ -29,7 +29,7 @@ from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
 LAYERS = {"resnet50": "layer4", "vgg16": "features.29"}
 TARGET = 281
 STDEV = 0.3
-ROUNDS = 3
+ROUNDS = 5
 
 Call = Callable[[], object]
 
