@@ -142,7 +142,7 @@ class _RunningSum:
         """Adds the samples of a pass."""
         if self.same_gradient:
             if self._first_gradient is None:
-                self._first_gradient = sampled.gradients[0].detach()
+                self._first_gradient = sampled.gradients[0].detach().clone()  # not the whole pass is kept
             first = self._first_gradient
             tolerance = SAME_GRADIENT * torch.finfo(first.dtype).eps * first.abs().amax()
             self.same_gradient = bool(((sampled.gradients - first).abs() <= tolerance).all())

@@ -63,8 +63,9 @@ def sampled_derivatives(
         if gradients.shape != (n_samples * len(activation), *activation.shape[1:]):
             raise ValueError(
                 f"layer: {tensor.name} gives {tuple(activation.shape)} for the inputs, and for {n_samples} noisy "
-                f"copies of them {tuple(gradients.shape)}. Its first dimension must be that of the examples; otherwise "
-                "noise has to be added to one copy at a time, n_samples_batch_size=1."
+                f"copies of them {tuple(gradients.shape)}. Its first dimension must be that of the examples, which "
+                "reshape_transform can see to; if the layer joins examples, noise has to be added to one copy at a "
+                "time, n_samples_batch_size=1."
             )
         if source != "powers" and len(scores) != len(gradients):
             raise ValueError(

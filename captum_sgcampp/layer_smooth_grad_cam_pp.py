@@ -89,7 +89,9 @@ class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
                 Default: 0.15
             n_samples_batch_size: How many noisy copies of each input go through the model at once, at most; the
                 passes are of even size. It changes speed and memory, not the result: the same seed gives the same
-                noise. Default: None, which puts 4 images at once through the model on the CPU, and 32 on other devices
+                noise. A model whose examples influence one another, such as by a batch norm in training mode, needs 1.
+                Default: None, which puts 5 images at once through the model on the CPU, and 32 on other devices, but
+                at least one copy of each input
             generator: Source of the noise, on the device of the inputs. A seed gives each example of a batch noise of
                 its own, so the same example alone gets other noise than within a batch. Default: None, torch's own,
                 which :func:`torch.manual_seed` seeds
