@@ -80,6 +80,8 @@ def see_layers(
     Warns:
         UserWarning: A layer runs again in a pass; noise changes nothing; something is not finite, or has no curvature.
     """
+    # Alone, although one pass less would be faster: then A is right in models that mix examples too, and what the
+    # noisy passes return is compared with its shape.
     clean = probe.run(inputs, forward_args)
     for target in targets:
         clean.scores(target)  # refused before the noisy passes

@@ -74,6 +74,32 @@ def test_the_map_does_not_depend_on_the_chunks(batch_size: int | None) -> None:
     assert relative_error(maps[1], maps[0]) < 1e-13
 
 
+def test_examples_that_influence_one_another_need_passes_of_one_copy() -> None:
+    class Centred(nn.Module):
+        def forward(self, batch: Tensor) -> Tensor:
+            return batch - batch.mean()
+
+    cut = cut_model(rectified=False, smooth=True)
+    model, inputs = CutModel(nn.Sequential(Centred(), cut.below), cut.layer, cut.above), cut_inputs(examples=1)
+    errors = []
+    for size in (1, 3):
+        with inputs_seen(model) as seen:
+            attribution = LayerSmoothGradCAMpp(model, "layer").attribute(
+                inputs,
+                target=1,
+                n_samples=6,
+                stdevs=1,
+                n_samples_batch_size=size,
+                generator=torch.Generator().manual_seed(0),
+                relu_attributions=False,
+            )
+        assert isinstance(attribution, Tensor)
+        wanted = expected(model, inputs, [args[0] for args in seen[1:]], [1], relu=False)
+        errors.append(relative_error(attribution, wanted))
+    assert errors[0] < 1e-10
+    assert errors[1] > 1e-5
+
+
 def test_a_generator_leaves_torchs_own_alone() -> None:
     state = torch.get_rng_state()
     noisy_inputs(cut_inputs(), 2, torch.Generator().manual_seed(5))
