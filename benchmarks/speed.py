@@ -6,7 +6,7 @@ prints the tables that the README shows. Times are interleaved in one process, a
 round, and given as ratios of medians to the floor: n + 1 forward passes without gradients, at the fastest of several
 numbers of images at once. Memory is what a call needs at its peak beyond the model and its input, measured in a process
 for each, in which what is freed goes back to the system at once. Weights are random, since they change neither. Needs
-torchcam beside the extra `demo`; on Linux.
+the extra `benchmark`; on Linux.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from torchcam.methods import SmoothGradCAMpp
 from torchvision import models
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
-from captum_sgcampp.noise import IMAGES_AT_ONCE, IMAGES_AT_ONCE_ELSEWHERE
+from captum_sgcampp.noise import default_batch_size
 
 LAYERS = {"resnet50": "layer4", "vgg16": "features.29"}
 TARGET = 281
@@ -45,7 +45,6 @@ def calls(model_name: str, n_samples: int, device: torch.device) -> dict[str, Ca
     name, layer = LAYERS[model_name], model.get_submodule(LAYERS[model_name])
     image = torch.rand(1, 3, 224, 224, device=device)
     smooth = LayerSmoothGradCAMpp(model, layer)
-    at_once = IMAGES_AT_ONCE.get(device.type, IMAGES_AT_ONCE_ELSEWHERE)  # as this package does by default
     tunnel = NoiseTunnel(LayerGradCamPlusPlus(model, layer))
 
     def ours(inputs: Tensor) -> object:
@@ -78,7 +77,7 @@ def calls(model_name: str, n_samples: int, device: torch.device) -> dict[str, Ca
         "five targets": five_targets,
         "torchcam": torchcam,
         "NoiseTunnel(LayerGradCamPlusPlus)": lambda: tunnel.attribute(
-            image, nt_samples=n_samples, nt_samples_batch_size=at_once, stdevs=STDEV, target=TARGET
+            image, nt_samples=n_samples, nt_samples_batch_size=default_batch_size(image), stdevs=STDEV, target=TARGET
         ),
         "Captum's utility, whole noisy batch": utility,
     }

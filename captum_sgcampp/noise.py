@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 IMAGES_AT_ONCE = {"cpu": 5}
 """How many noisy images go through the model at once where the caller does not say, by type of device.
 
-On the CPU 5 and 6 were the fastest for a ResNet-50 and a VGG-16, and 5 takes the less memory.
+On the CPU 5 and 6 were the fastest for a ResNet-50 and a VGG-16, and 5 takes less memory.
 """
 IMAGES_AT_ONCE_ELSEWHERE = 32
 """On other devices; not measured."""
@@ -64,7 +64,7 @@ class Noise:
             ValueError: The number of `stdevs` is not that of the inputs.
         """
         stdevs = self._for_each(inputs)
-        for n_samples in _even_parts(self.n_samples, self.batch_size or _default_batch_size(inputs[0])):
+        for n_samples in _even_parts(self.n_samples, self.batch_size or default_batch_size(inputs[0])):
             samples = [self._sample(inputs, stdevs) for _ in range(n_samples)]
             yield n_samples, tuple(torch.cat(copies) for copies in zip(*samples, strict=True))
 
@@ -106,7 +106,8 @@ class Noise:
         )
 
 
-def _default_batch_size(inputs: Tensor) -> int:
+def default_batch_size(inputs: Tensor) -> int:
+    """How many copies of an input, (N, ...), go through the model at once where the caller does not say."""
     images = IMAGES_AT_ONCE.get(inputs.device.type, IMAGES_AT_ONCE_ELSEWHERE)
     return max(1, images // max(1, len(inputs)))
 
