@@ -17,10 +17,11 @@ try:
         _format_outputs,
         _format_tensor_into_tuples,
         _reduce_list,
+        _run_forward,
         _select_targets,
         _sort_key_list,
     )
-    from captum._utils.gradient import _extract_device_ids, _forward_layer_distributed_eval
+    from captum._utils.gradient import _extract_device_ids
     from captum._utils.progress import NullProgress, progress
     from captum._utils.typing import TargetType
     from captum.log import log_usage as _log_usage
@@ -41,8 +42,8 @@ __all__ = [
     "_format_additional_forward_args",
     "_format_outputs",
     "_format_tensor_into_tuples",
-    "_forward_layer_distributed_eval",
     "_reduce_list",
+    "_run_forward",
     "_select_targets",
     "_sort_key_list",
     "log_usage",

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from captum_sgcampp import formulas
 from captum_sgcampp.formulas import Derivatives
+from captum_sgcampp.layer_capture import Captured
 from captum_sgcampp.layer_pass import LayerPass, joined
 from captum_sgcampp.layer_view import LayerView
 from captum_sgcampp.true_derivatives import second_and_third_derivatives
@@ -49,11 +50,6 @@ def sampled_derivatives(
     Raises:
         ValueError: The examples cannot be told apart in the scores or in a layer.
     """
-    if len(scores) % n_samples:
-        raise ValueError(
-            f"forward_func: returned {len(scores)} score(s) for {n_samples} noisy copies of the inputs. It must "
-            "return one score for each example, or be given one copy at a time, n_samples_batch_size=1."
-        )
     kwargs = {**grad_kwargs, "create_graph": True} if source == "autograd" else grad_kwargs
     sampled = []
     for tensor, pieces, activation in zip(
@@ -79,9 +75,8 @@ def sampled_derivatives(
             shape = (n_samples, len(activation), *[1] * (activation.dim() - 1))
             summed = formulas.sum_of_powers(by_sample, scores.to(by_sample.dtype).reshape(shape))
         else:
-            positions = view.positions(pieces[0], tensor.name)
             higher = [
-                second_and_third_derivatives(piece, gradient, positions, grad_kwargs, tick)
+                _higher_derivatives(piece, gradient, view, tensor.name, grad_kwargs, tick)
                 for piece, gradient in zip(tensor.by_device, pieces, strict=True)
             ]
             second, third = (
@@ -90,3 +85,19 @@ def sampled_derivatives(
             summed = formulas.sum_of_derivatives(by_sample, second, third)
         sampled.append(Sampled(by_sample, summed))
     return sampled
+
+
+def _higher_derivatives(
+    piece: Captured,
+    gradient: Tensor,
+    view: LayerView,
+    layer: str,
+    grad_kwargs: dict[str, Any],
+    tick: Callable[[int], object],
+) -> tuple[Tensor, Tensor]:
+    """True second and third derivatives at the elements of the maps, row by row."""
+    indices = view.indices(gradient, layer).flatten(1)
+    if piece.edge is None:  # its gradient was taken as zero
+        zeros = gradient.new_zeros(indices.shape)
+        return zeros, zeros
+    return second_and_third_derivatives(piece.edge, gradient, indices, grad_kwargs, tick)

@@ -104,25 +104,37 @@ def divide(total: Derivatives, n_samples: int) -> Derivatives:
     return Derivatives(first / n_samples, second / n_samples, third / n_samples, scale, log_unit)
 
 
-def alpha_eq5(derivatives: Derivatives, activations: Tensor) -> Tensor:
+class Alpha(NamedTuple):
+    r"""The weights :math:`\alpha` of the positions, divided by a power of the derivatives' scale.
+
+    So that no power of a very small or large scale leaves the range of floating point, :math:`\alpha` is
+    ``scale ** power`` times `values`.
+    """
+
+    values: Tensor
+    r""":math:`\alpha / scale^{power}`, shape (N, C, \*spatial)."""
+    power: int = 0
+
+
+def alpha_eq5(derivatives: Derivatives, activations: Tensor) -> Alpha:
     r""":math:`\alpha = D_2 / (2 D_2 + \sum_j A_{kj} D_3)`, eq. (5) as it stands.
 
     It has a pole where the denominator crosses zero, which it does at layers whose activations carry a sign.
     """
     second = derivatives.second
-    return _ratio(second, 2 * second + _third_term(derivatives, activations))
+    return Alpha(_ratio(second, 2 * second + _third_term(derivatives, activations)))
 
 
-def alpha_eq7(derivatives: Derivatives, activations: Tensor) -> Tensor:
+def alpha_eq7(derivatives: Derivatives, activations: Tensor) -> Alpha:
     r""":math:`\alpha = D_1 / (2 D_2 + \sum_j A_{kj} D_3)`, with the numerator as eq. (7) prints it.
 
     It has the pole of eq. (5), and the dimension of one over a derivative.
     """
     first, second, *_ = derivatives
-    return _ratio(first, 2 * second + _third_term(derivatives, activations)) / derivatives.scale
+    return Alpha(_ratio(first, 2 * second + _third_term(derivatives, activations)), power=-1)
 
 
-def alpha_bounded(derivatives: Derivatives, activations: Tensor) -> Tensor:
+def alpha_bounded(derivatives: Derivatives, activations: Tensor) -> Alpha:
     r""":math:`\alpha = D_2 / (2 D_2 + \mathrm{relu}(\sum_j A_{kj} D_3))`: eq. (5) without its pole.
 
     Always in [0, 1/2], and equal to eq. (5) on what that was derived for, rectified activations without noise
@@ -130,10 +142,10 @@ def alpha_bounded(derivatives: Derivatives, activations: Tensor) -> Tensor:
     :math:`D_2`, which no sum of squares has, counts as zero.
     """
     curvature = derivatives.second.relu()
-    return _ratio(curvature, 2 * curvature + _third_term(derivatives, activations).relu())
+    return Alpha(_ratio(curvature, 2 * curvature + _third_term(derivatives, activations).relu()))
 
 
-ALPHAS: dict[str, Callable[[Derivatives, Tensor], Tensor]] = {
+ALPHAS: dict[str, Callable[[Derivatives, Tensor], Alpha]] = {
     "bounded": alpha_bounded,
     "eq5": alpha_eq5,
     "eq7": alpha_eq7,
@@ -141,29 +153,31 @@ ALPHAS: dict[str, Callable[[Derivatives, Tensor], Tensor]] = {
 """The forms of alpha by the name that the attribution methods take."""
 
 
-def weights(alpha: Tensor, derivatives: Derivatives) -> Tensor:
+def weights(alpha: Alpha, derivatives: Derivatives) -> Tensor:
     r""":math:`w_k = \sum_i \alpha_{ki} \, \mathrm{relu}(D_1)`, eq. (3), (8); shape (N, C, 1, ...)."""
-    return _over_positions(torch.sum, alpha * derivatives.first.relu()) * derivatives.scale
+    unit = derivatives.scale ** (alpha.power + 1)
+    return over_positions(torch.sum, alpha.values * derivatives.first.relu()) * unit
 
 
 def weighted_activations(weights: Tensor, activations: Tensor, sum_channels: bool) -> Tensor:
     r""":math:`\sum_k w_k A_{ki}`, eq. (2) before its ReLU, or with ``sum_channels=False`` each :math:`w_k A_{ki}`."""
-    weighted = weights * activations
+    # A channel without weight adds nothing, also where its activations are infinite.
+    weighted = weights * torch.where((weights != 0) | activations.isfinite(), activations, 0)
     return weighted.sum(dim=1, keepdim=True) if sum_channels else weighted
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Divides, with 0 where the denominator is 0; a plain division would put NaN there, or in its gradient."""
-    defined = denominator != 0
+    """Divides, with 0 where either is 0; a plain division would put NaN there, or in its gradient."""
+    defined = (numerator != 0) & (denominator != 0)
     return torch.where(defined, numerator / torch.where(defined, denominator, 1), 0)
 
 
 def _third_term(derivatives: Derivatives, activations: Tensor) -> Tensor:
     r""":math:`\sum_j A_{kj} D_3`, in units of scale squared: the sum is over the positions of channel k alone."""
-    return derivatives.scale * (_over_positions(torch.sum, activations) * derivatives.third)
+    return derivatives.scale * (over_positions(torch.sum, activations) * derivatives.third)
 
 
-def _over_positions(reduce: Callable[..., Tensor], values: Tensor) -> Tensor:
+def over_positions(reduce: Callable[..., Tensor], values: Tensor) -> Tensor:
     """Reduces over the spatial dimensions and keeps them; without any, each value is its own only position."""
     positions = values.unsqueeze(-1)
     return reduce(positions, dim=tuple(range(2, positions.dim())), keepdim=True).squeeze(-1)
@@ -171,7 +185,7 @@ def _over_positions(reduce: Callable[..., Tensor], values: Tensor) -> Tensor:
 
 def _scale(gradients: Tensor) -> Tensor:
     """The power of two next below the largest gradient of each example and channel, over all noise samples."""
-    largest = _over_positions(torch.amax, gradients.detach().abs().amax(dim=0))
+    largest = over_positions(torch.amax, gradients.detach().abs().amax(dim=0))
     largest = largest.clamp_min(torch.finfo(largest.dtype).tiny)
     mantissa, _ = torch.frexp(largest)
     return largest / (2 * mantissa)

@@ -8,7 +8,7 @@ from captum.attr import GradientAttribution, LayerAttribution
 from torch import Tensor
 from torch.nn import Module
 
-from captum_sgcampp import formulas
+from captum_sgcampp import formulas, user_warnings
 from captum_sgcampp._captum import (
     TargetType,
     _format_additional_forward_args,
@@ -16,7 +16,7 @@ from captum_sgcampp._captum import (
     _format_tensor_into_tuples,
     log_usage,
 )
-from captum_sgcampp.averaging import see_layers
+from captum_sgcampp.averaging import Averaging
 from captum_sgcampp.derivatives import DERIVATIVES
 from captum_sgcampp.formulas import ALPHAS
 from captum_sgcampp.layer_pass import LayerProbe
@@ -237,33 +237,43 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
         relu_attributions: bool,
         attr_dim_summation: bool | None,
         grad_kwargs: dict[str, Any] | None,
+        show_progress: bool = False,
     ) -> tuple[Attribution | list[Attribution], ...]:
         """Computes the maps from derivatives averaged over noise samples; Grad-CAM++ is the case of no noise."""
         inputs = _format_tensor_into_tuples(inputs)
+        if inputs[0].dim() and not len(inputs[0]):
+            raise ValueError(
+                f"inputs: hold no examples, their shape being {tuple(inputs[0].shape)}; give at least one."
+            )
         noise.check(inputs)
+        targets = _as_list(targets)
         keep_graph = bool(grad_kwargs and grad_kwargs.get("create_graph"))
         sum_channels = selection.filters is None if attr_dim_summation is None else attr_dim_summation
         layers = self.layer if isinstance(self.layer, list) else [self.layer]
+        user_warnings.warn(user_warnings.training_mode(self.forward_func))
         probe = LayerProbe(
             self.forward_func,
             layers,
             device_ids=self.device_ids,
             attribute_to_layer_input=attribute_to_layer_input,
-            record_below=keep_graph,
+            keep_graph=keep_graph,
         )
         view = LayerView(selection, self.reshape_transform)
         with torch.inference_mode(False), torch.set_grad_enabled(keep_graph):
-            targets = list(map(_for_autograd, targets))
-            if not targets:
-                raise ValueError("targets: is empty; give at least one target.")
-            forward_args = tuple(map(_for_autograd, _format_additional_forward_args(additional_forward_args) or ()))
-            seen_by_target = see_layers(
-                probe, view, self.derivatives, noise, inputs, targets, forward_args, grad_kwargs or {}
+            averaging = Averaging(
+                probe,
+                view,
+                self.derivatives,
+                noise,
+                list(map(_for_autograd, targets)),
+                grad_kwargs or {},
+                show_progress,
             )
+            forward_args = tuple(map(_for_autograd, _format_additional_forward_args(additional_forward_args) or ()))
             attributions = []
-            for seen_at_target in seen_by_target:
+            for statistics in averaging.run(inputs, forward_args):
                 maps: dict[Module, tuple[Tensor, ...]] = dict.fromkeys(layers, ())
-                for layer, activations, derivatives in seen_at_target:
+                for layer, activations, derivatives in statistics:
                     alpha = ALPHAS[self.alpha](derivatives, activations)
                     weights = formulas.weights(alpha, derivatives)
                     attribution = formulas.weighted_activations(weights, activations, sum_channels)
@@ -271,6 +281,16 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
                     maps[layer] += (selection.neurons(rectified),)
                 attributions.append(_format_outputs(isinstance(self.layer, list), [maps[layer] for layer in layers]))
         return tuple(attributions)
+
+
+def _as_list(targets: Iterable[TargetType]) -> list[TargetType]:
+    try:
+        as_list = list(targets)
+    except TypeError as error:
+        raise TypeError(f"targets: must be a list of targets, and is {targets!r}.") from error
+    if not as_list:
+        raise ValueError("targets: is empty; give at least one target.")
+    return as_list
 
 
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

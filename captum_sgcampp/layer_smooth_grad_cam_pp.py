@@ -9,6 +9,7 @@ from captum_sgcampp._captum import TargetType, log_usage
 from captum_sgcampp.layer_grad_cam_plus_plus import Attribution, LayerGradCamPlusPlus
 from captum_sgcampp.noise import Noise
 from captum_sgcampp.selection import Selection
+from captum_sgcampp.user_warnings import no_noise, warn
 
 
 class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
@@ -61,7 +62,7 @@ class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
         n_samples: int = 0,
         stdevs: float | Sequence[float] = 0.15,
         n_samples_batch_size: int | None = None,
-        generator: Generator | None = None,
+        generator: Generator | Sequence[Generator] | None = None,
         filters: Iterable[int] | None = None,
         subset: Iterable[Iterable[int]] | None = None,
         region: bool = False,
@@ -89,12 +90,14 @@ class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
                 Default: 0.15
             n_samples_batch_size: How many noisy copies of each input go through the model at once, at most; the
                 passes are of even size. It changes speed and memory, not the result: the same seed gives the same
-                noise. A model whose examples influence one another, such as by a batch norm in training mode, needs 1.
+                noise. Where the first dimension of the inputs, the layer and the scores differ, rows are not examples,
+                and only 1 is possible. A model whose examples influence one another also needs 1, which cannot be seen
+                from shapes: with a batch norm in training mode, or where it sorts its examples by length.
                 Default: None, which puts 5 images at once through the model on the CPU, and 32 on other devices, but
-                at least one copy of each input
-            generator: Source of the noise, on the device of the inputs. A seed gives each example of a batch noise of
-                its own, so the same example alone gets other noise than within a batch. Default: None, torch's own,
-                which :func:`torch.manual_seed` seeds
+                at least one copy of each input, and only one where rows are not examples
+            generator: Source of the noise, on the device of the inputs. With one for the whole batch, the same example
+                gets other noise alone than within a batch; a sequence of generators, one for each example, gives it the
+                same. Default: None, a generator of its own, seeded by torch's, which :func:`torch.manual_seed` seeds
             filters: Indices of the channels to see; a map for each. Default: None, which is all
             subset: Coordinates of the neurons to see. Default: None, which is all
             region: Take `subset` as two opposite corners of a box of neurons. Default: False
@@ -106,15 +109,18 @@ class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
         Raises:
             AssertionError: `target` does not fit the output (Captum's checks).
             IndexError: The layer does not have a filter or a neuron that is asked for.
-            TypeError: An input that noise is to be added to is not of floating point, or an argument is no number.
-            ValueError: `n_samples`, `n_samples_batch_size` or `stdevs` is out of range, or the number of `stdevs`
-                is not that of the inputs.
+            TypeError: An input that noise is to be added to is not of floating point, or an argument is no number or
+                generator.
+            ValueError: `n_samples`, `n_samples_batch_size` or `stdevs` is out of range; the number of `stdevs` is not
+                that of the inputs, or the number of generators not that of the examples; several copies are to share
+                a pass, and rows are not examples.
 
         Warns:
-            UserWarning: The gradient is the same for all noisy copies, and smoothing changes nothing.
+            UserWarning: `n_samples` is 0; or the gradient is the same for all noisy copies, and smoothing changes
+                nothing.
         """
         (attribution,) = self._attribute(
-            Noise(n_samples, stdevs, n_samples_batch_size, generator, show_progress),
+            _noise(n_samples, stdevs, n_samples_batch_size, generator),
             Selection(filters, subset, region),
             inputs,
             [target],
@@ -123,6 +129,7 @@ class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
             relu_attributions,
             attr_dim_summation,
             grad_kwargs,
+            show_progress,
         )
         return attribution
 
@@ -140,7 +147,7 @@ class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
         n_samples: int = 0,
         stdevs: float | Sequence[float] = 0.15,
         n_samples_batch_size: int | None = None,
-        generator: Generator | None = None,
+        generator: Generator | Sequence[Generator] | None = None,
         filters: Iterable[int] | None = None,
         subset: Iterable[Iterable[int]] | None = None,
         region: bool = False,
@@ -174,7 +181,7 @@ class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
             ValueError: There are no targets. Beyond that, what :meth:`attribute` raises.
         """
         return self._attribute(
-            Noise(n_samples, stdevs, n_samples_batch_size, generator, show_progress),
+            _noise(n_samples, stdevs, n_samples_batch_size, generator),
             Selection(filters, subset, region),
             inputs,
             targets,
@@ -183,4 +190,17 @@ class LayerSmoothGradCAMpp(LayerGradCamPlusPlus):
             relu_attributions,
             attr_dim_summation,
             grad_kwargs,
+            show_progress,
         )
+
+
+def _noise(
+    n_samples: int,
+    stdevs: float | Sequence[float],
+    batch_size: int | None,
+    generator: Generator | Sequence[Generator] | None,
+) -> Noise:
+    noise = Noise(n_samples, stdevs, batch_size, generator)
+    if not noise.n_samples:
+        warn(no_noise())
+    return noise

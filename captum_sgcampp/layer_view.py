@@ -37,6 +37,8 @@ class LayerView(NamedTuple):
                 f"layer: {layer} gives {tuple(maps.shape)}, where (N, C, *spatial) is needed; reshape_transform can "
                 "turn the one into the other."
             )
+        if not maps.numel():
+            raise ValueError(f"layer: {layer} gives {tuple(maps.shape)}, which holds nothing to attribute to.")
         self.selection.check(maps.shape, layer)
         return self._full(maps)
 
@@ -55,28 +57,31 @@ class LayerView(NamedTuple):
             )
         return self._full(maps)
 
-    def positions(self, tensor: Tensor, layer: str) -> Tensor:
-        """Tells where in a row of the layer's tensor each element is that is seen.
+    def indices(self, tensor: Tensor, layer: str) -> Tensor:
+        r"""Finds where in the layer's tensor each element of the maps is.
 
         Args:
-            tensor: The layer's tensor, of which only the shape counts.
+            tensor: The layer's tensor, of which only shape and device count.
             layer: The layer's name, for messages.
 
         Returns:
-            Flat indices into a row, of the shape that is seen of it: (channels, *spatial).
+            Flat indices into the tensor, in the shape of the selected channels, (N, C, \*spatial).
 
         Raises:
             ValueError: `reshape_transform` does more than move elements.
         """
-        row = tensor[:1]
-        indices = torch.arange(row.numel(), dtype=torch.float64, device=tensor.device).reshape(row.shape)
-        seen = self.selection.channels(self._maps(indices))[0]
-        if not torch.isin(seen, indices).all():
+        # Random numbers, whose sums and means are not among them.
+        generator = torch.Generator().manual_seed(0)
+        codes = torch.rand(tensor.shape, dtype=torch.float64, generator=generator).to(tensor.device)
+        ordered, order = codes.flatten().sort()
+        maps = self.selection.channels(self._maps(codes))
+        places = torch.searchsorted(ordered, maps.contiguous()).clamp_max(len(ordered) - 1)
+        if not torch.equal(ordered[places], maps):
             raise ValueError(
                 f"reshape_transform: must only move elements of layer {layer} for derivatives='autograd', and it "
                 "computes with them."
             )
-        return seen.long()
+        return order[places]
 
     def _maps(self, tensor: Tensor) -> Tensor:
         return self.reshape_transform(tensor) if self.reshape_transform else tensor

@@ -2,12 +2,15 @@
 
 import difflib
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import DataParallel, Module
 from torch.nn.parallel import DistributedDataParallel
+
+from captum_sgcampp._torch import weights_are_cached
 
 
 class LayerInfo(NamedTuple):
@@ -43,7 +46,8 @@ def list_layers(model: Module, *inputs: Any) -> list[LayerInfo]:
         *inputs: What to call it with.
 
     Returns:
-        The layers in the order in which they finish; those that do not run come last.
+        The layers in the order in which they finish; those that do not run come last. Layers that take no hooks, such
+        as scripted ones, are left out.
 
     Example::
 
@@ -64,13 +68,15 @@ def list_layers(model: Module, *inputs: Any) -> list[LayerInfo]:
         shapes = tuple(tuple(tensor.shape) for tensor in tensors if isinstance(tensor, Tensor))
         finished[module] = calls + 1, shapes
 
-    handles = [module.register_forward_hook(finish) for module in names]
-    try:
-        with torch.no_grad():
-            model(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack:
+        for module in list(names):
+            try:
+                stack.callback(module.register_forward_hook(finish).remove)
+            except RuntimeError:  # from torch.jit
+                del names[module]
+        # Cached weights stay in use, and need the graph that they would have without this pass.
+        stack.enter_context(torch.set_grad_enabled(torch.is_grad_enabled() and weights_are_cached()))
+        model(*inputs)
     return [LayerInfo(names[module], module, shapes, calls) for module, (calls, shapes) in finished.items()] + [
         LayerInfo(name, module, (), 0) for module, name in names.items() if module not in finished
     ]
@@ -94,12 +100,15 @@ def find_layer(forward_func: Callable[..., Any], layer: Module | str) -> Module:
             "layer: must be a module, or the name of one within forward_func where that is a module; it is "
             f"{layer!r}, and forward_func {type(forward_func).__name__}."
         )
-    modules: dict[str, Module] = {
-        known: module for wrapper in _unwrap(forward_func) for known, module in wrapper.named_modules() if known
-    }
-    if layer not in modules:
-        raise ValueError(f"layer: there is no {layer!r}; the closest: {', '.join(closest(layer, modules)) or 'none'}.")
-    return modules[layer]
+    wrappers = _unwrap(forward_func)
+    for wrapper in reversed(wrappers):
+        try:
+            if layer:
+                return wrapper.get_submodule(layer)
+        except AttributeError:
+            continue
+    names = {name: None for wrapper in wrappers for name, _ in wrapper.named_modules(remove_duplicate=False) if name}
+    raise ValueError(f"layer: there is no {layer!r}; the closest: {', '.join(closest(layer, names)) or 'none'}.")
 
 
 def layer_name(forward_func: Callable[..., Any], layer: Module) -> str:

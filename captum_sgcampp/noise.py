@@ -25,19 +25,17 @@ class Noise:
         n_samples: Number of noisy copies of each input, n in eq. (6). 0 means none.
         stdevs: Standard deviation of the noise, in the units of the input; one for all inputs, or one for each.
         batch_size: How many noisy copies of each input go through the model at once, at most. None picks it by device.
-        generator: Source of the noise. None takes torch's own.
-        show_progress: Show a progress bar over the noise samples.
+        generator: Source of the noise, or one for each example. None takes one of its own, seeded by torch's.
 
     Raises:
-        TypeError: An argument is not the kind of number that it should be.
+        TypeError: An argument is not the kind of number that it should be, or no generator.
         ValueError: An argument is out of its range.
     """
 
     n_samples: int = 0
     stdevs: float | Sequence[float] = 0.15
     batch_size: int | None = None
-    generator: Generator | None = None
-    show_progress: bool = False
+    generator: Generator | Sequence[Generator] | None = None
 
     def __post_init__(self) -> None:
         _require_integer("n_samples", self.n_samples, at_least=0)
@@ -48,12 +46,33 @@ class Noise:
                 raise TypeError(f"stdevs: must be a number or one number for each input, and is {self.stdevs!r}.")
             if not 0 <= stdev < math.inf:
                 raise ValueError(f"stdevs: must be finite and not negative, and is {self.stdevs!r}.")
+        if self.generator is not None:
+            generators = self.generator if isinstance(self.generator, Sequence) else [self.generator]
+            if not all(isinstance(generator, Generator) for generator in generators):
+                raise TypeError(
+                    "generator: must be a torch.Generator, or a sequence with one for each example, and is "
+                    f"{self.generator!r}."
+                )
 
-    def chunks(self, inputs: tuple[Tensor, ...]) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+    def source(self, inputs: tuple[Tensor, ...]) -> Generator | Sequence[Generator]:
+        """The generator that was given, or one of its own, seeded by torch's.
+
+        Not torch's itself: the model may draw from that too, and the noise would depend on the order.
+        """
+        if self.generator is not None:
+            return self.generator
+        seed = int(torch.empty((), dtype=torch.int64).random_())
+        return Generator(inputs[0].device).manual_seed(seed)
+
+    def chunks(
+        self, inputs: tuple[Tensor, ...], at_most: int, source: Generator | Sequence[Generator]
+    ) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
         """Yields the noisy copies in chunks that go through the model at once.
 
         Args:
             inputs: The inputs without noise, each (N, ...).
+            at_most: The largest number of copies of each input in a chunk.
+            source: What :meth:`source` returned.
 
         Yields:
             The number of samples m in the chunk, and the inputs with noise, each (m * N, ...): the first sample of
@@ -61,17 +80,21 @@ class Noise:
 
         Raises:
             TypeError: There is noise to add to an input that is not of floating point.
-            ValueError: The number of `stdevs` is not that of the inputs.
+            ValueError: The number of `stdevs` is not that of the inputs, or that of generators not that of examples.
         """
         stdevs = self._for_each(inputs)
-        for n_samples in _even_parts(self.n_samples, self.batch_size or default_batch_size(inputs[0])):
-            samples = [self._sample(inputs, stdevs) for _ in range(n_samples)]
-            yield n_samples, tuple(torch.cat(copies) for copies in zip(*samples, strict=True))
+        for n_samples in _even_parts(self.n_samples, at_most):
+            yield n_samples, _joined_copies([_sample(inputs, stdevs, source) for _ in range(n_samples)])
 
     def check(self, inputs: tuple[Tensor, ...]) -> None:
         """Raises what :meth:`chunks` would, before anything is computed."""
         if self.n_samples:
             self._for_each(inputs)
+        if isinstance(self.generator, Sequence) and len(self.generator) != len(inputs[0]):
+            raise ValueError(
+                f"generator: {len(self.generator)} are given for {len(inputs[0])} example(s). Give one for all "
+                "examples, or a sequence with one for each."
+            )
 
     def _for_each(self, inputs: tuple[Tensor, ...]) -> tuple[float, ...]:
         """The standard deviation for each input."""
@@ -92,18 +115,27 @@ class Noise:
                 )
         return stdevs
 
-    def _sample(self, inputs: tuple[Tensor, ...], stdevs: tuple[float, ...]) -> tuple[Tensor, ...]:
-        """One noisy copy of all examples. Each is a draw of its own, whatever the size of the chunk it goes to."""
 
-        def normal(tensor: Tensor, stdev: float) -> Tensor:
-            # Half precision gets the noise of float32, rounded, so that a seed means the same there too.
-            dtype = torch.promote_types(tensor.dtype, torch.float32)
-            noise = torch.randn(tensor.shape, dtype=dtype, device=tensor.device, generator=self.generator)
-            return (stdev * noise).to(tensor.dtype)
+def _sample(
+    inputs: tuple[Tensor, ...], stdevs: tuple[float, ...], generator: Generator | Sequence[Generator]
+) -> tuple[Tensor, ...]:
+    """One noisy copy of all examples. Each is a draw of its own, whatever the size of the chunk it goes to."""
+    return tuple(
+        tensor + (stdev * _normal(tensor, generator)).to(tensor.dtype) if stdev else tensor
+        for tensor, stdev in zip(inputs, stdevs, strict=True)
+    )
 
-        return tuple(
-            tensor + normal(tensor, stdev) if stdev else tensor for tensor, stdev in zip(inputs, stdevs, strict=True)
-        )
+
+def _normal(tensor: Tensor, generator: Generator | Sequence[Generator]) -> Tensor:
+    """Standard normal numbers in the shape of a tensor, in full precision so that a seed means the same in half."""
+    if isinstance(generator, Sequence):
+        return torch.stack([_normal(row, own) for row, own in zip(tensor, generator, strict=True)])
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    return torch.randn(tensor.shape, dtype=dtype, device=tensor.device, generator=generator)
+
+
+def _joined_copies(samples: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return samples[0] if len(samples) == 1 else tuple(torch.cat(copies) for copies in zip(*samples, strict=True))
 
 
 def default_batch_size(inputs: Tensor) -> int:

@@ -2,6 +2,7 @@ r"""Ready values of `reshape_transform`, for layers that are not (N, C, \*spatia
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 
@@ -15,7 +16,8 @@ def tokens_to_map(n_prefix_tokens: int = 1, grid: tuple[int, ...] | None = None)
         grid: How many patches there are in each spatial dimension. Default: None, a square of as many as there are
 
     Returns:
-        A function from (N, tokens, C) to (N, C, \*grid). It raises a ValueError if the tokens do not fill the grid.
+        A function from (N, tokens, C) to (N, C, \*grid), which can be pickled. It raises a ValueError if the tokens do
+        not fill the grid.
 
     Example::
 
@@ -26,22 +28,29 @@ def tokens_to_map(n_prefix_tokens: int = 1, grid: tuple[int, ...] | None = None)
     """
     if n_prefix_tokens < 0:
         raise ValueError(f"n_prefix_tokens: must not be negative, and is {n_prefix_tokens}.")
+    return partial(_tokens_to_map, n_prefix_tokens=n_prefix_tokens, grid=grid)
 
-    def to_map(tokens: Tensor) -> Tensor:
-        if tokens.dim() != 3:
-            raise ValueError(f"tokens_to_map: needs a layer of shape (N, tokens, C), and it is {tuple(tokens.shape)}.")
-        patches = tokens[:, n_prefix_tokens:].transpose(1, 2)
-        n_patches = patches.shape[2]
-        side = math.isqrt(n_patches)
-        shape = grid or (side, side)
-        if math.prod(shape) != n_patches:
-            raise ValueError(
-                f"grid: {shape} does not hold the {n_patches} patches that {tokens.shape[1]} tokens leave without "
-                f"n_prefix_tokens={n_prefix_tokens}; give the number of patches in each dimension."
-            )
-        return patches.reshape(*patches.shape[:2], *shape)
 
-    return to_map
+def _tokens_to_map(tokens: Tensor, n_prefix_tokens: int, grid: tuple[int, ...] | None) -> Tensor:
+    if tokens.dim() != 3:
+        raise ValueError(f"tokens_to_map: needs a layer of shape (N, tokens, C), and it is {tuple(tokens.shape)}.")
+    patches = tokens[:, n_prefix_tokens:].transpose(1, 2)
+    n_tokens, n_patches = tokens.shape[1], patches.shape[2]
+    side = math.isqrt(n_patches)
+    if grid is None and side**2 != n_patches:
+        larger = math.isqrt(n_tokens)
+        raise ValueError(
+            f"n_prefix_tokens: without {n_prefix_tokens} of them, {n_tokens} tokens leave {n_patches}, which are not a "
+            f"square; n_prefix_tokens={n_tokens - larger**2} would leave {larger} x {larger}. If the patches are not a "
+            "square, give their grid."
+        )
+    shape = grid or (side, side)
+    if math.prod(shape) != n_patches:
+        raise ValueError(
+            f"grid: {shape} does not hold the {n_patches} patches that {n_tokens} tokens leave without "
+            f"n_prefix_tokens={n_prefix_tokens}; give the number of patches in each dimension."
+        )
+    return patches.reshape(*patches.shape[:2], *shape)
 
 
 def channels_last_to_map(tensor: Tensor) -> Tensor:

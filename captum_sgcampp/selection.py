@@ -81,15 +81,24 @@ class Selection:
         return torch.where(mask, attribution, 0)
 
 
+def _index(value: object) -> int:
+    """An integer. Booleans, which Python takes as 0 and 1, are refused: a mask is not a list of indices."""
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")) in {"bool", "torch.bool"}:  # of NumPy, of torch
+        raise TypeError("a mask is not a list of indices")
+    return operator.index(value)  # type: ignore[arg-type]
+
+
 def _indices(values: Iterable[int]) -> tuple[int, ...]:
     try:
-        return tuple(map(operator.index, values))
+        return tuple(map(_index, values))
     except TypeError as error:
-        raise TypeError(f"filters: must be a list of channel indices, and is {values!r}.") from error
+        raise TypeError(f"filters: must be a list of channel indices, and is {values!r}: {error}.") from error
 
 
 def _coordinates(values: Iterable[Iterable[int]]) -> tuple[tuple[int, ...], ...]:
     try:
-        return tuple(tuple(map(operator.index, coordinate)) for coordinate in values)
+        return tuple(tuple(map(_index, coordinate)) for coordinate in values)
     except TypeError as error:
-        raise TypeError(f"subset: must be a list of coordinates, each of integers, and is {values!r}.") from error
+        raise TypeError(
+            f"subset: must be a list of coordinates, each of integers, and is {values!r}: {error}."
+        ) from error

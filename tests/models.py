@@ -67,6 +67,12 @@ def cut_inputs(dims: int = 2, examples: int = 3, dtype: torch.dtype = torch.floa
     return 2 * images(*((examples, 8) if dims == 0 else (examples, 2, *[6] * dims)), dtype=dtype)
 
 
+def one(attribution: object) -> Tensor:
+    """The attribution to a layer of one tensor."""
+    assert isinstance(attribution, Tensor)
+    return attribution
+
+
 def hooks_on(model: nn.Module) -> int:
     """The number of hooks on a model and everything in it."""
     return sum(

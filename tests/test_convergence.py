@@ -81,6 +81,8 @@ def test_half_precision_is_close(
 
     def maps(model: torch.nn.Module, inputs: Tensor) -> Any:
         torch.manual_seed(0)
+        if not n_samples:
+            return LayerGradCamPlusPlus(model, list(LAYERS)).attribute(inputs, target)
         return LayerSmoothGradCAMpp(model, list(LAYERS)).attribute(inputs, target, n_samples=n_samples, stdevs=0.1)
 
     full = maps(classifier.model, inputs)

@@ -1,5 +1,6 @@
 """Where the derivatives come from: "exp" and "autograd" against oracles in float64, one position at a time."""
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable
@@ -7,18 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from models import TARGETS, cut_inputs, cut_model, images, seeded
+from models import TARGETS, cut_inputs, cut_model, images, one, seeded
 from oracle import Channels, CutModel, alpha, by_channel, inputs_seen, relative_error, samples_of
 from torch import Tensor, nn
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, channels_last_to_map, true_derivatives
 
 SMOOTH: dict[str, Any] = {"n_samples": 3, "stdevs": 0.1}
-
-
-def one(attribution: object) -> Tensor:
-    assert isinstance(attribution, Tensor)
-    return attribution
+Transform = Callable[[Tensor], Tensor]
 
 
 def with_head(model: CutModel, head: Callable[[Tensor], Tensor]) -> CutModel:
@@ -31,15 +28,22 @@ def with_head(model: CutModel, head: Callable[[Tensor], Tensor]) -> CutModel:
     return CutModel(model.below, model.layer, nn.Sequential(model.above, Head()))
 
 
-def derivatives_at(model: CutModel, example: Tensor, target: int) -> tuple[Channels, Channels, Channels, float]:
+def as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def derivatives_at(
+    model: CutModel, example: Tensor, target: int, transform: Transform = as_it_is
+) -> tuple[Channels, Channels, Channels, float]:
     """D1, D2, D3 of the score by each activation alone: a function of one number, differentiated three times."""
-    activation = model.activation(example.unsqueeze(0))[0].double()
+    rows = model.activation(example.unsqueeze(0)).double()  # one, unless the layer has several rows for an example
+    numbers = transform(torch.arange(rows.numel()).reshape(rows.shape))[0]
     orders: list[list[float]] = [[], [], []]
-    for position in range(activation.numel()):
-        unit = torch.zeros(activation.numel(), dtype=torch.float64)
-        unit[position] = 1
+    for number in numbers.flatten().tolist():
+        unit = torch.zeros(rows.numel(), dtype=torch.float64)
+        unit[number] = 1
         step = torch.zeros((), dtype=torch.float64, requires_grad=True)
-        derivative = model.above((activation + step * unit.reshape(activation.shape)).unsqueeze(0))[0, target]
+        derivative = model.above(rows + step * unit.reshape(rows.shape))[0, target]
         score = derivative.item()
         for order in orders:
             if derivative.requires_grad:
@@ -48,7 +52,7 @@ def derivatives_at(model: CutModel, example: Tensor, target: int) -> tuple[Chann
                 derivative = torch.zeros(())
             order.append(derivative.item())
     first, second, third = (
-        by_channel(torch.tensor(order, dtype=torch.float64).reshape(activation.shape)) for order in orders
+        by_channel(torch.tensor(order, dtype=torch.float64).reshape(numbers.shape)) for order in orders
     )
     return first, second, third, score
 
@@ -75,22 +79,49 @@ def power(values: Channels, exponent: int) -> Channels:
     return [[value**exponent for value in channel] for channel in values]
 
 
-def wanted(model: CutModel, inputs: Tensor, noisy: list[Tensor], name: str, source: str) -> Tensor:
+def wanted(
+    model: CutModel, inputs: Tensor, noisy: list[Tensor], name: str, source: str, transform: Transform = as_it_is
+) -> Tensor:
     maps = []
-    for example, copies, target in zip(inputs, samples_of(inputs, noisy), TARGETS, strict=True):
-        found = [derivatives_at(model, copy, target) for copy in copies or [example]]
+    for example, copies, target in zip(inputs, samples_of(inputs, noisy), TARGETS[: len(inputs)], strict=True):
+        found = [derivatives_at(model, copy, target, transform) for copy in copies or [example]]
         samples = [(first, second, third) for first, second, third, _ in found]
         weights = [1.0] * len(found)
         if source == "exp":
             scores = [score for *_, score in found]
             weights = [math.exp(score - max(scores)) for score in scores]
             samples = [(first, power(first, 2), power(first, 3)) for first, _, _ in samples]
-        maps.append(map_from(name, model.activation(example.unsqueeze(0))[0], samples, weights))
+        maps.append(map_from(name, transform(model.activation(example.unsqueeze(0)))[0], samples, weights))
     return torch.stack(maps)
 
 
+def take_at_once(n_positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets "autograd" take 1, 2, 4, ... positions at once, up to a number, by a clock that finds more always faster."""
+    monkeypatch.setattr(true_derivatives, "POSITIONS_AT_ONCE", n_positions)
+    monkeypatch.setattr(true_derivatives, "perf_counter", itertools.count().__next__)
+
+
+def positions_taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many positions "autograd" takes at once, each time."""
+    taken: list[int] = []
+    original = true_derivatives._differentiate_twice
+
+    def counted(*args: Any) -> tuple[Tensor, Tensor]:
+        taken.append(len(args[2]))
+        return original(*args)
+
+    monkeypatch.setattr(true_derivatives, "_differentiate_twice", counted)
+    return taken
+
+
+def method_for(noise: dict[str, Any]) -> type[LayerGradCamPlusPlus]:
+    """The class whose map it is: without noise, Smooth Grad-CAM++ says that it is Grad-CAM++."""
+    return LayerSmoothGradCAMpp if noise.get("n_samples") else LayerGradCamPlusPlus
+
+
 def attribute(model: CutModel, inputs: Tensor, noise: dict[str, Any], **how: Any) -> tuple[Tensor, list[Tensor]]:
-    method = LayerSmoothGradCAMpp(model, model.layer, **how)
+    method = method_for(noise)(model, model.layer, **how)
+    torch.manual_seed(0)
     with inputs_seen(model) as seen:
         attribution = one(method.attribute(inputs, TARGETS, relu_attributions=False, **noise))
     return attribution, [args[0] for args in seen[1:]]
@@ -131,7 +162,7 @@ def test_exp_does_not_overflow_and_does_not_depend_on_the_chunks() -> None:
 def test_autograd_on_smooth_networks(
     name: str, noise: dict[str, Any], head: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(true_derivatives, "ELEMENTS_AT_ONCE", 1000)  # so that there are several chunks
+    take_at_once(8, monkeypatch)
     model, inputs = with_head(cut_model(rectified=False, smooth=True), head), cut_inputs()
     attribution, noisy = attribute(model, inputs, noise, alpha=name, derivatives="autograd")
     expected = wanted(model, inputs, noisy, name, "autograd")
@@ -154,9 +185,9 @@ def test_autograd_of_exp_is_powers_on_piecewise_linear_networks(noise: dict[str,
     exponential = with_head(plain, torch.exp)
 
     def maps(model: CutModel, source: str) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        method = LayerSmoothGradCAMpp(model, "layer", derivatives=source)
-        return one(method.attribute(inputs, TARGETS, relu_attributions=False, generator=generator, **noise))
+        torch.manual_seed(0)
+        method = method_for(noise)(model, "layer", derivatives=source)
+        return one(method.attribute(inputs, TARGETS, relu_attributions=False, **noise))
 
     true = maps(exponential, "autograd")
     same = maps(plain, "exp")
@@ -170,14 +201,7 @@ def test_autograd_of_exp_is_powers_on_piecewise_linear_networks(noise: dict[str,
 def test_autograd_differentiates_only_what_filters_need(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = cut_model(rectified=False, smooth=True), cut_inputs()
     every, _ = attribute(model, inputs, {"attr_dim_summation": False}, derivatives="autograd")
-    positions = []
-    original = true_derivatives._differentiate_twice
-
-    def counted(*args: Any) -> tuple[Tensor, Tensor]:
-        positions.append(len(args[2]))
-        return original(*args)
-
-    monkeypatch.setattr(true_derivatives, "_differentiate_twice", counted)
+    positions = positions_taken(monkeypatch)
     picked, _ = attribute(model, inputs, {"filters": [2]}, derivatives="autograd")
     assert sum(positions) == 9  # of the 27 in the layer
     torch.testing.assert_close(picked, every[:, [2]])
@@ -205,6 +229,112 @@ def test_autograd_through_reshape_transform() -> None:
     )
     with pytest.raises(ValueError, match="reshape_transform: must only move elements"):
         averaging.attribute(inputs, TARGETS)
+
+
+@pytest.mark.parametrize("noise", [{}, {**SMOOTH, "stdevs": 0}])
+def test_autograd_where_reshape_transform_makes_one_map_of_all_rows(noise: dict[str, Any]) -> None:
+    """S = s^3 / 6, s the sum of four ones: D1 = 8, D2 = 4, D3 = 1, alpha = 4 / (8 + 4), and w = 4 * 8 / 3."""
+
+    class Cube(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Identity()
+
+        def forward(self, rows: Tensor) -> Tensor:
+            total: Tensor = self.layer(rows).sum().reshape(1)
+            return total**3 / 6
+
+    method = method_for(noise)(Cube(), "layer", derivatives="autograd", reshape_transform=lambda rows: rows.T[None])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "n_samples: smoothing changes nothing")
+        attribution = one(method.attribute(torch.ones(4, 1, dtype=torch.float64), **noise))
+    torch.testing.assert_close(attribution, torch.full((1, 1, 4), 32 / 3, dtype=torch.float64))
+
+
+def clips(by_frame: bool = False) -> CutModel:
+    """Scores clips of two frames, (N, 2, 5), each frame a row of its own in the layer, (2 N, 2, 3).
+
+    Args:
+        by_frame: Whether all first frames come before all second ones, rather than each clip before the next.
+    """
+
+    class Frames(nn.Module):
+        def forward(self, clips: Tensor) -> Tensor:
+            return torch.cat(clips.unbind(dim=1)) if by_frame else clips.flatten(0, 1)
+
+    class Clips(nn.Module):
+        def forward(self, frames: Tensor) -> Tensor:
+            clips = frames.reshape(2, -1, 6).transpose(0, 1) if by_frame else frames
+            return clips.reshape(-1, 12)
+
+    model: CutModel = seeded(
+        lambda: CutModel(
+            nn.Sequential(Frames(), nn.Linear(5, 4), nn.Tanh()),
+            nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (2, 3))),
+            nn.Sequential(Clips(), nn.Linear(12, 6), nn.Softplus(), nn.Linear(6, 5)),
+        )
+    )
+    with torch.no_grad():
+        next(model.above.parameters()).mul_(4)  # a sharper curve, else D3 would hardly count beside D2
+    return model.double()
+
+
+@pytest.mark.parametrize("noise", [{}, SMOOTH])
+@pytest.mark.parametrize(
+    ("by_frame", "examples", "transform"),
+    [
+        pytest.param(False, 3, lambda rows: rows.unflatten(0, (-1, 2)).transpose(1, 2), id="frames are a dimension"),
+        pytest.param(True, 3, lambda rows: rows.unflatten(0, (2, -1)).movedim(0, 2), id="all first frames come first"),
+        pytest.param(False, 3, lambda rows: rows.reshape(-1, 4, 3), id="rows are channels"),
+        pytest.param(False, 3, lambda rows: rows.unflatten(0, (-1, 2)).movedim(1, 3).flatten(2), id="frames alternate"),
+        pytest.param(False, 3, lambda rows: rows.reshape(-1, 12), id="elements are channels"),
+        pytest.param(False, 1, lambda rows: rows.reshape(1, -1, 3), id="rows of one example are channels"),
+        pytest.param(False, 1, lambda rows: rows.movedim(0, -1)[None], id="rows of one example are a dimension"),
+    ],
+)
+def test_autograd_where_reshape_transform_joins_rows_of_an_example(
+    by_frame: bool, examples: int, transform: Transform, noise: dict[str, Any]
+) -> None:
+    """Each element is differentiated by itself, not together with that at its place in the example's other rows."""
+    model, inputs = clips(by_frame), images(examples, 2, 5)
+    how: dict[str, Any] = {"derivatives": "autograd", "reshape_transform": transform}
+    method = method_for(noise)(model, "layer", **how)
+    with inputs_seen(model) as seen:
+        attribution = one(method.attribute(inputs, TARGETS[:examples], relu_attributions=False, **noise))
+    noisy = [args[0] for args in seen[1:]]
+    assert relative_error(attribution, wanted(model, inputs, noisy, "bounded", "autograd", transform)) < 1e-8
+
+
+def test_autograd_of_filters_where_reshape_transform_joins_rows() -> None:
+    model, inputs = clips(), images(3, 2, 5)
+    method = LayerGradCamPlusPlus(
+        model, "layer", derivatives="autograd", reshape_transform=lambda rows: rows.reshape(-1, 4, 3)
+    )
+    every = one(method.attribute(inputs, TARGETS, attr_dim_summation=False))
+    assert every.amax(dim=(0, 2)).min() > 0
+    torch.testing.assert_close(one(method.attribute(inputs, TARGETS, filters=[3, 0])), every[:, [3, 0]])
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 16, 256])
+def test_autograd_does_not_depend_on_how_many_positions_are_taken_at_once(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_at_once(at_once, monkeypatch)
+    sizes = positions_taken(monkeypatch)
+    model: CutModel = seeded(
+        lambda: CutModel(
+            nn.Conv1d(2, 4, 3),
+            nn.Conv1d(4, 1, 3),
+            nn.Sequential(nn.Tanh(), nn.Conv1d(1, 3, 4, stride=4), nn.Tanh(), nn.Flatten(), nn.Linear(96, 5)),
+        )
+    ).double()
+    inputs = 2 * images(2, 2, 132)
+    method = LayerGradCamPlusPlus(model, "layer", derivatives="autograd")
+    attribution = one(method.attribute(inputs, TARGETS[:2], relu_attributions=False))
+    assert attribution.shape == (2, 1, 128)
+    assert sum(sizes) == 128
+    assert max(sizes) == min(at_once, 64)  # 1 + 2 + 4 + ... + 64, and one more
+    assert relative_error(attribution, wanted(model, inputs, [], "bounded", "autograd")) < 1e-8
 
 
 def test_autograd_with_create_graph_can_be_differentiated() -> None:
@@ -265,7 +395,7 @@ def test_gradients_that_are_zero_give_a_zero_map_and_no_warning(source: str, noi
     model, inputs = with_head(cut_model(), lambda scores: scores * 0), cut_inputs()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        method = LayerSmoothGradCAMpp(model, "layer", derivatives=source)
+        method = method_for(noise)(model, "layer", derivatives=source)
         assert not one(method.attribute(inputs, TARGETS, **noise)).any()
 
 
@@ -281,10 +411,11 @@ def test_gradients_that_are_zero_give_a_zero_map_and_no_warning(source: str, noi
         ),
     ],
 )
+@pytest.mark.filterwarnings("ignore:n_samples. smoothing changes nothing")
 @pytest.mark.parametrize("noise", [{}, SMOOTH])
 def test_what_is_not_finite_is_said_with_its_layer(what: str, model: CutModel, noise: dict[str, Any]) -> None:
     with pytest.warns(UserWarning, match=f"layer: the {what} of 'layer' .* are not all finite") as caught:
-        LayerSmoothGradCAMpp(model, "layer").attribute(cut_inputs(), TARGETS, **noise)
+        method_for(noise)(model, "layer").attribute(cut_inputs(), TARGETS, **noise)
     assert sum(what in str(warning.message) for warning in caught) == 1
     assert caught[0].filename == __file__
 
@@ -322,3 +453,44 @@ def test_no_noise_at_all_is_said() -> None:
     model, inputs = cut_model(smooth=True), cut_inputs()
     with pytest.warns(UserWarning, match="smoothing changes nothing"):
         LayerSmoothGradCAMpp(model, "layer").attribute(inputs, TARGETS, n_samples=2, stdevs=0)
+
+
+class Mixed(nn.Module):
+    """Each channel of each example adds to the score, in a straight line or along a curve, and times a factor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(2, 2, 3)
+
+    def forward(self, inputs: Tensor, factors: Tensor, curved: Tensor) -> Tensor:
+        maps = self.layer(inputs)
+        values = torch.where(curved[..., None, None], nn.functional.softplus(maps), maps)
+        return (factors[..., None, None] * values).sum(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize("size", [None, 1, 3])
+@pytest.mark.parametrize(
+    ("factors", "curved"),
+    [
+        pytest.param([[1e6, 1e6], [1, 1]], [[False, False], [True, True]], id="of one example"),
+        pytest.param([[1e6, 1], [1e6, 1]], [[False, True], [False, True]], id="of one channel"),
+        pytest.param([[1e6, 1e6], [1e6, 1]], [[False, False], [False, True]], id="of one channel of one example"),
+        pytest.param([[1, 1], [1, 1]], [[False, False], [False, True]], id="of the same size"),
+    ],
+)
+def test_gradients_that_change_are_seen_beside_larger_ones_that_do_not(
+    factors: list[list[float]], curved: list[list[bool]], size: int | None
+) -> None:
+    method = LayerSmoothGradCAMpp(seeded(Mixed), "layer")
+    inputs = images(2, 2, 5, 5, dtype=torch.float32)
+
+    def attribute(curved: Tensor) -> None:
+        args = torch.tensor(factors), curved
+        method.attribute(inputs, None, args, n_samples=6, stdevs=0.3, n_samples_batch_size=size)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attribute(torch.tensor(curved))
+    with pytest.warns(UserWarning, match="n_samples: smoothing changes nothing at layer 'layer'") as caught:
+        attribute(torch.zeros(2, 2, dtype=torch.bool))
+    assert len(caught) == 1

@@ -1,9 +1,11 @@
 """Each equation against the loops of `oracle`, with the noise that the model saw."""
 
+from typing import Any
+
 import pytest
 import torch
 from captum.attr import LayerGradCam
-from models import CHANNELS, TARGETS, cut_inputs, cut_model
+from models import CHANNELS, TARGETS, cut_inputs, cut_model, one
 from oracle import (
     CutModel,
     by_channel,
@@ -40,18 +42,19 @@ def smooth_map(
     sum_channels: bool | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """The package's map, and the noisy inputs that the model saw for it."""
+    noise: dict[str, Any] = {"n_samples": n_samples, "stdevs": stdev, "n_samples_batch_size": batch_size}
     torch.manual_seed(3)
     with inputs_seen(model) as seen:
-        attribution = LayerSmoothGradCAMpp(model, model.layer, alpha=alpha).attribute(
-            inputs,
-            target=TARGETS[: len(inputs)],
-            relu_attributions=relu,
-            attr_dim_summation=sum_channels,
-            n_samples=n_samples,
-            stdevs=stdev,
-            n_samples_batch_size=batch_size,
+        method = (LayerSmoothGradCAMpp if n_samples else LayerGradCamPlusPlus)(model, model.layer, alpha=alpha)
+        attribution = one(
+            method.attribute(
+                inputs,
+                target=TARGETS[: len(inputs)],
+                relu_attributions=relu,
+                attr_dim_summation=sum_channels,
+                **noise if n_samples else {},
+            )
         )
-    assert isinstance(attribution, Tensor)
     clean, *noisy = (args[0] for args in seen)
     assert torch.equal(clean, inputs)
     assert sum(map(len, noisy)) == n_samples * len(inputs)
@@ -64,8 +67,7 @@ def smooth_map(
 def test_grad_cam_plus_plus(alpha: str, dims: int, rectified: bool) -> None:
     model, inputs = cut_model(dims, rectified=rectified), cut_inputs(dims)
     method = LayerGradCamPlusPlus(model, model.layer, alpha=alpha)
-    attribution = method.attribute(inputs, target=TARGETS, relu_attributions=False)
-    assert isinstance(attribution, Tensor)
+    attribution = one(method.attribute(inputs, target=TARGETS, relu_attributions=False))
     assert relative_error(attribution, expected(model, inputs, [], TARGETS, alpha, relu=False)) < 1e-10
 
 
@@ -122,6 +124,7 @@ def test_one_example_and_one_sample() -> None:
     assert relative_error(attribution, expected(model, inputs, noisy, TARGETS[:1])) < 1e-10
 
 
+@pytest.mark.filterwarnings("ignore:n_samples. smoothing changes nothing")
 def test_noise_of_zero_width_is_no_noise() -> None:
     model, inputs = cut_model(rectified=False), cut_inputs()
     attribution, _ = smooth_map(model, inputs, stdev=0.0)
@@ -200,12 +203,15 @@ def test_activations_are_those_without_noise() -> None:
 @pytest.mark.parametrize("dims", DIMS)
 def test_bounded_is_eq5_on_rectified_layers_without_noise(dims: int) -> None:
     model, inputs = cut_model(dims), cut_inputs(dims)
-    maps = [
-        LayerGradCamPlusPlus(model, model.layer, alpha=alpha).attribute(inputs, target=TARGETS, relu_attributions=False)
+    bounded, eq5 = (
+        one(
+            LayerGradCamPlusPlus(model, model.layer, alpha=alpha).attribute(
+                inputs, target=TARGETS, relu_attributions=False
+            )
+        )
         for alpha in ("bounded", "eq5")
-    ]
-    assert isinstance(maps[0], Tensor) and isinstance(maps[1], Tensor)
-    assert relative_error(maps[0], maps[1].double()) < 1e-14
+    )
+    assert relative_error(bounded, eq5) < 1e-14
 
 
 def test_bounded_is_another_map_on_signed_layers() -> None:
@@ -230,18 +236,16 @@ def test_powers_are_the_derivatives_of_exp_score(alpha: str) -> None:
     total = activation.detach().sum(dim=(1, 2), keepdim=True)
     weight = (second / (2 * second + total * third)).nan_to_num() * first.detach().relu()
     wanted = (weight.sum(dim=(1, 2), keepdim=True) * activation.detach()).sum(dim=0, keepdim=True)
-    attribution = LayerGradCamPlusPlus(model, model.layer, alpha=alpha).attribute(inputs, target=1)
-    assert isinstance(attribution, Tensor)
+    attribution = one(LayerGradCamPlusPlus(model, model.layer, alpha=alpha).attribute(inputs, target=1))
     assert relative_error(attribution * score.item(), wanted.unsqueeze(0)) < 1e-10
 
 
 def test_examples_do_not_influence_each_other() -> None:
     model, inputs = cut_model(rectified=False), cut_inputs()
     method = LayerGradCamPlusPlus(model, model.layer)
-    together = method.attribute(inputs, target=TARGETS)
-    alone = [method.attribute(inputs[i : i + 1], target=TARGETS[i]) for i in range(3)]
-    assert isinstance(together, Tensor)
-    assert relative_error(together, torch.cat([one for one in alone if isinstance(one, Tensor)])) < 1e-12
+    together = one(method.attribute(inputs, target=TARGETS))
+    alone = [one(method.attribute(inputs[i : i + 1], target=TARGETS[i])) for i in range(3)]
+    assert relative_error(together, torch.cat(alone)) < 1e-12
 
 
 def test_without_spatial_dimensions_each_value_is_its_own_position() -> None:
@@ -250,8 +254,7 @@ def test_without_spatial_dimensions_each_value_is_its_own_position() -> None:
     slope = gradient(model.above, activation, 1)
     alpha = 1 / (2 + (activation * slope).relu())
     wanted = (alpha * slope.relu() * activation).sum().relu()
-    attribution = LayerGradCamPlusPlus(model, model.layer).attribute(inputs, target=1, relu_attributions=False)
-    assert isinstance(attribution, Tensor)
+    attribution = one(LayerGradCamPlusPlus(model, model.layer).attribute(inputs, target=1, relu_attributions=False))
     assert attribution.shape == (1, 1)
     assert attribution.relu().item() == pytest.approx(wanted.item(), rel=1e-12)
 

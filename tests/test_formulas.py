@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from captum_sgcampp import formulas
-from captum_sgcampp.formulas import Derivatives
+from captum_sgcampp.formulas import Alpha, Derivatives
 
 SHAPE = (2, 3, 4, 5)
 values = st.floats(-(2.0**50), 2.0**50, width=32) | st.sampled_from([0.0, -0.0, 1e-30, -1e-30, 1e-8, -1e-8])
@@ -99,11 +99,37 @@ def test_gradients_of_any_magnitude_count_in_float32(magnitude: float, alpha: st
     torch.testing.assert_close(weights.double(), wanted, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("magnitude", [1e-39, 1e-30, 1.0, 1e20, 1e22])
 @pytest.mark.parametrize("alpha", formulas.ALPHAS)
-def test_gradients_of_zero_give_weights_of_zero(alpha: str) -> None:
+def test_weights_in_float32_are_those_of_float64(alpha: str, magnitude: float) -> None:
+    """Also where alpha itself, or a power of the scale, would leave the range of float32.
+
+    1e-39 is subnormal there, and so is the weight that eq. (5) makes of it: its last place is 1e-6 of it.
+    """
+    slopes = gradients(1, dtype=torch.float32) * magnitude
+    activations = gradients(1, dtype=torch.float32)[0].abs()
+
+    def weights(dtype: torch.dtype) -> Tensor:
+        derivatives = formulas.sum_of_powers(slopes.to(dtype))  # the same slopes, which float32 has rounded
+        return formulas.weights(formulas.ALPHAS[alpha](derivatives, activations.to(dtype)), derivatives)
+
+    slope = slopes[0].double()
+    numerator = slope if alpha == "eq7" else slope**2
+    total = activations.double().sum(dim=(2, 3), keepdim=True)
+    wanted = (numerator / (2 * slope**2 + total * slope**3) * slope.relu()).sum(dim=(2, 3), keepdim=True)
+    assert wanted.min() > 0
+    torch.testing.assert_close(weights(torch.float64), wanted, rtol=1e-12, atol=0)
+    torch.testing.assert_close(weights(torch.float32).double(), wanted, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("alpha", formulas.ALPHAS)
+@pytest.mark.parametrize("activation", [1.0, -1.0, math.inf, -math.inf])
+def test_gradients_of_zero_give_weights_of_zero(alpha: str, activation: float) -> None:
     derivatives = formulas.sum_of_powers(torch.zeros(2, *SHAPE))
-    weights = formulas.weights(formulas.ALPHAS[alpha](derivatives, torch.ones(SHAPE)), derivatives)
+    activations = torch.full(SHAPE, activation)
+    weights = formulas.weights(formulas.ALPHAS[alpha](derivatives, activations), derivatives)
     assert torch.equal(weights, torch.zeros(2, 3, 1, 1))
+    assert torch.equal(formulas.weighted_activations(weights, activations, False), torch.zeros(SHAPE))
 
 
 def plain(first: float, second: float, third: float) -> Derivatives:
@@ -138,7 +164,7 @@ def plain(first: float, second: float, third: float) -> Derivatives:
 def test_alpha(alpha: str, first: float, second: float, third: float, total: float, wanted: float) -> None:
     activations = torch.full((1, 1, 1), total, dtype=torch.float64)
     actual = formulas.ALPHAS[alpha](plain(first, second, third), activations)
-    assert actual.item() == pytest.approx(wanted, rel=1e-15, abs=0)
+    assert actual.values.item() == pytest.approx(wanted, rel=1e-15, abs=0)
 
 
 def test_the_sum_over_j_is_over_the_activations_of_one_channel() -> None:
@@ -146,7 +172,7 @@ def test_the_sum_over_j_is_over_the_activations_of_one_channel() -> None:
     derivatives = Derivatives(ones, ones, ones, torch.ones(2, 3, 1, dtype=torch.float64))
     activations = torch.arange(24.0, dtype=torch.float64).reshape(2, 3, 4)
     wanted = (1 / (2 + activations.sum(dim=2, keepdim=True))).expand(2, 3, 4)
-    torch.testing.assert_close(formulas.alpha_eq5(derivatives, activations), wanted, rtol=1e-15, atol=0)
+    torch.testing.assert_close(formulas.alpha_eq5(derivatives, activations).values, wanted, rtol=1e-15, atol=0)
 
 
 @settings(max_examples=200, deadline=None)
@@ -157,7 +183,7 @@ def test_the_sum_over_j_is_over_the_activations_of_one_channel() -> None:
 )
 def test_bounded_is_between_0_and_a_half(samples: list[list[float]], layer: list[float], dtype: torch.dtype) -> None:
     derivatives = formulas.sum_of_powers(torch.tensor(samples, dtype=dtype).reshape(-1, 1, 2, 2))
-    alpha = formulas.alpha_bounded(derivatives, torch.tensor(layer, dtype=dtype).reshape(1, 2, 2))
+    alpha = formulas.alpha_bounded(derivatives, torch.tensor(layer, dtype=dtype).reshape(1, 2, 2)).values
     assert ((alpha >= 0) & (alpha <= 0.5)).all()  # which no NaN is
 
 
@@ -174,7 +200,7 @@ def test_zeros_are_never_nan(derivative: tuple[float, float, float], layer: list
     )
     activations = torch.tensor([[layer]], dtype=torch.float64, requires_grad=True)
     derivatives = Derivatives(first, second, third, torch.ones(1, 1, 1, dtype=torch.float64))
-    alpha = formulas.ALPHAS[name](derivatives, activations)
+    alpha = formulas.ALPHAS[name](derivatives, activations).values
     assert alpha.isfinite().all()
     numerator, denominator = (first if name == "eq7" else second), 2 * second + activations.sum() * third
     undefined = numerator == 0 if name == "bounded" else (numerator == 0) | (denominator == 0)
@@ -199,8 +225,9 @@ def test_weights_rectify_the_first_derivative() -> None:
     one = torch.ones(1, 1, 1, dtype=torch.float64)
     first = torch.tensor([[[-3.0, 1.0, 2.0]]], dtype=torch.float64)
     alpha = torch.tensor([[[1.0, 0.5, 0.25]]], dtype=torch.float64)
-    weights = formulas.weights(alpha, Derivatives(first, first, first, 4 * one))
-    assert torch.equal(weights, 4 * one)
+    derivatives = Derivatives(first, first, first, 4 * one)
+    assert torch.equal(formulas.weights(Alpha(alpha), derivatives), 4 * one)
+    assert torch.equal(formulas.weights(Alpha(alpha, power=-1), derivatives), one)
 
 
 @pytest.mark.parametrize("sum_channels", [True, False])

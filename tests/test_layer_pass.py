@@ -1,12 +1,13 @@
 """The forward pass: what is recorded, and what the model may do meanwhile."""
 
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from models import CLASSES, TARGETS, cut_inputs, cut_model, hooks_on, images, seeded
+from models import CLASSES, TARGETS, cut_inputs, cut_model, hooks_on, images, one, seeded
 from oracle import CutModel, expected, inputs_seen, relative_error
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -14,60 +15,60 @@ from torch.utils.checkpoint import checkpoint
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
 
 
-def one(attribution: object) -> Tensor:
-    """The attribution to a layer of one tensor."""
-    assert isinstance(attribution, Tensor)
-    return attribution
-
-
 class Tracer(nn.Module):
-    """Notes of every tensor that passes whether a graph of it is recorded."""
+    """Notes of every tensor that passes whether it is recorded, and watches its memory."""
 
     def __init__(self) -> None:
         super().__init__()
         self.recorded: list[bool] = []
+        self.memory: list[weakref.ref[torch.UntypedStorage]] = []
 
     def forward(self, values: Tensor) -> Tensor:
         self.recorded.append(values.requires_grad)
+        self.memory.append(weakref.ref(values.untyped_storage()))
         return values
 
 
-def traced_model() -> tuple[CutModel, Tracer, Tracer]:
-    """A model with tracers below and above its layer."""
-    model, below, above = cut_model(), Tracer(), Tracer()
-    model.below = nn.Sequential(model.below, below)
-    model.above = nn.Sequential(above, model.above)
-    return model, below, above
+class Watched(nn.Module):
+    """A model that looks, when it has run, which of the tensors on the way are still in memory."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        cut = cut_model()
+        self.tracers = nn.ModuleList([Tracer(), Tracer(), Tracer()])
+        below = nn.Sequential(*cut.below, self.tracers[0], nn.Tanh())  # after a Tanh, which saves what it returns
+        above = nn.Sequential(nn.Tanh(), self.tracers[1], *cut.above, self.tracers[2])
+        self.model = CutModel(below, cut.layer, above)
+        self.kept: list[list[bool]] = []
 
-# --- what is recorded ------------------------------------------------------------------------------------------------
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = self.model(inputs)
+        self.kept.append([tracer.memory[-1]() is not None for tracer in self.tracers])
+        return scores
 
 
 @pytest.mark.parametrize("n_samples", [0, 3])
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("to_input", [False, True])
-def test_nothing_is_recorded_below_the_layer(n_samples: int, requires_grad: bool, to_input: bool) -> None:
-    model, below, above = traced_model()
-    inputs = cut_inputs().requires_grad_(requires_grad)
-    assert any(parameter.requires_grad for parameter in model.below.parameters())
-    LayerSmoothGradCAMpp(model, model.layer).attribute(
-        inputs, target=1, attribute_to_layer_input=to_input, n_samples=n_samples, n_samples_batch_size=1
-    )
-    assert below.recorded == [False] * (1 + n_samples)
-    assert above.recorded == [True] * (1 + n_samples)
+def test_the_graph_is_recorded_and_what_it_saves_below_the_layer_is_not_kept(
+    n_samples: int, requires_grad: bool, to_input: bool
+) -> None:
+    watched, inputs = Watched(), cut_inputs().requires_grad_(requires_grad)
+    layer = watched.model.layer[0] if to_input else watched.model.layer
+    noise: dict[str, Any] = {"n_samples": n_samples, "n_samples_batch_size": 1} if n_samples else {}
+    build = LayerSmoothGradCAMpp if n_samples else LayerGradCamPlusPlus
+    build(watched, layer).attribute(inputs, target=1, attribute_to_layer_input=to_input, **noise)
+    assert all(tracer.recorded == [True] * (1 + n_samples) for tracer in watched.tracers)
+    assert watched.kept == [[False, True, True]] * (1 + n_samples)
 
 
 @pytest.mark.parametrize("n_samples", [0, 3])
-def test_with_create_graph_everything_is_recorded(n_samples: int) -> None:
-    model, below, above = traced_model()
-    LayerSmoothGradCAMpp(model, model.layer).attribute(
-        cut_inputs(),
-        target=1,
-        n_samples=n_samples,
-        n_samples_batch_size=1,
-        grad_kwargs={"create_graph": True},
-    )
-    assert below.recorded == above.recorded == [True] * (1 + n_samples)
+def test_with_create_graph_everything_is_kept(n_samples: int) -> None:
+    watched = Watched()
+    noise: dict[str, Any] = {"n_samples": n_samples, "n_samples_batch_size": 1} if n_samples else {}
+    build = LayerSmoothGradCAMpp if n_samples else LayerGradCamPlusPlus
+    build(watched, watched.model.layer).attribute(cut_inputs(), target=1, grad_kwargs={"create_graph": True}, **noise)
+    assert watched.kept == [[True, True, True]] * (1 + n_samples)
 
 
 def test_each_chunk_is_one_pass() -> None:
@@ -222,27 +223,22 @@ def test_a_part_that_is_not_recorded_stays_so() -> None:
     assert relative_error(attribution, expected(cut, inputs, [], [1])) < 1e-10
 
 
-@pytest.mark.parametrize("n_samples", [0, 3])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
-def test_a_model_that_goes_by_its_training_mode(n_samples: int, training: bool, mode: Callable[[], Any]) -> None:
-    """Also where that switches recording off: the map is the same, and the caller's grad mode stays."""
+def test_a_model_that_goes_by_its_training_mode(training: bool, mode: Callable[[], Any]) -> None:
+    """It switches recording off for evaluation, and the caller's grad mode stays."""
     plain, inputs = cut_model(), cut_inputs()
     model = ByMode(plain.below, plain.layer, plain.above).train(training)
-    maps = []
-    for forward_func in (model, plain):
-        torch.manual_seed(0)
-        with mode():
-            before = torch.is_grad_enabled()
-            maps.append(
-                one(
-                    LayerSmoothGradCAMpp(forward_func, plain.layer).attribute(
-                        inputs, target=TARGETS, n_samples=n_samples
-                    )
-                )
-            )
-            assert torch.is_grad_enabled() == before
-    assert torch.equal(*maps)
+    method = LayerGradCamPlusPlus(model, plain.layer)
+    with mode():
+        before = torch.is_grad_enabled()
+        if training:
+            wanted = one(LayerGradCamPlusPlus(plain, plain.layer).attribute(inputs, target=TARGETS))
+            assert torch.equal(one(method.attribute(inputs, target=TARGETS)), wanted)
+        else:
+            with pytest.raises(ValueError, match="does not depend on what 'layer'"):
+                method.attribute(inputs, target=TARGETS)
+        assert torch.is_grad_enabled() == before
     assert hooks_on(model) == 0
 
 

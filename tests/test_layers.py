@@ -1,10 +1,13 @@
 """Finding layers by name, lists of layers, and layers that are no maps until reshape_transform makes them so."""
 
+import math
+import pickle
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from models import TARGETS, cut_inputs, cut_model, images, seeded
+from models import TARGETS, cut_inputs, cut_model, images, one, seeded
 from oracle import inputs_seen
 from torch import Tensor, nn
 
@@ -54,12 +57,12 @@ class ChannelsLast(nn.Module):
         return scores
 
 
-def one(attribution: object) -> Tensor:
-    assert isinstance(attribution, Tensor)
-    return attribution
+def method_for(noise: dict[str, Any]) -> type[LayerGradCamPlusPlus]:
+    """The class whose map it is: without noise, Smooth Grad-CAM++ says that it is Grad-CAM++."""
+    return LayerSmoothGradCAMpp if noise else LayerGradCamPlusPlus
 
 
-@pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel, torch.compile])
+@pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel, partial(torch.compile, backend="eager")])
 def test_layer_by_name(wrap: Any) -> None:
     model: Any = cut_model()
     inputs = cut_inputs()
@@ -92,8 +95,8 @@ def test_a_list_of_layers_is_a_list_of_attributions_from_the_same_passes(noise: 
     layers = ["above.0", model.below, "layer", "above.0"]  # in no order, and one of them twice
 
     def attribute(layer: Any) -> Any:
-        generator = torch.Generator().manual_seed(2)
-        return LayerSmoothGradCAMpp(model, layer).attribute(inputs, TARGETS, generator=generator, **noise)
+        torch.manual_seed(2)
+        return method_for(noise)(model, layer).attribute(inputs, TARGETS, **noise)
 
     with inputs_seen(model) as seen:
         attributions = attribute(layers)
@@ -135,9 +138,9 @@ def test_channels_last(noise: dict[str, Any], selection: dict[str, Any]) -> None
     def attribute(last: bool) -> Tensor:
         model = seeded(lambda: ChannelsLast(last)).double()
         transform = channels_last_to_map if last else None
-        method = LayerSmoothGradCAMpp(model, "layer", reshape_transform=transform)
-        generator = torch.Generator().manual_seed(2)
-        return one(method.attribute(inputs, TARGETS, generator=generator, **noise, **selection))
+        method = method_for(noise)(model, "layer", reshape_transform=transform)
+        torch.manual_seed(2)
+        return one(method.attribute(inputs, TARGETS, **noise, **selection))
 
     assert attribute(last=True).abs().max() > 0
     torch.testing.assert_close(attribute(last=True), attribute(last=False))
@@ -150,9 +153,9 @@ def test_tokens(n_registers: int, noise: dict[str, Any]) -> None:
     transform = tokens_to_map(1 + n_registers, grid=(3, 4))
 
     def attribute(layer: str, **selection: Any) -> Tensor:
-        method = LayerSmoothGradCAMpp(model, layer, reshape_transform=transform if layer == "first" else None)
-        generator = torch.Generator().manual_seed(2)
-        return one(method.attribute(inputs, TARGETS, generator=generator, **noise, **selection))
+        method = method_for(noise)(model, layer, reshape_transform=transform if layer == "first" else None)
+        torch.manual_seed(2)
+        return one(method.attribute(inputs, TARGETS, **noise, **selection))
 
     attribution = attribute("first")
     assert attribution.shape == (3, 1, 3, 4)
@@ -184,20 +187,36 @@ def test_gradients_are_taken_at_the_layer() -> None:
 @pytest.mark.parametrize("noise", [{}, SMOOTH])
 def test_tokens_that_cannot_influence_the_target_are_an_error(noise: dict[str, Any]) -> None:
     model = seeded(Transformer)
-    method = LayerSmoothGradCAMpp(model, "last", reshape_transform=tokens_to_map())
+    method = method_for(noise)(model, "last", reshape_transform=tokens_to_map())
     with pytest.raises(ValueError, match=r"depends on 'last' .* only through what reshape_transform leaves out"):
         method.attribute(images(dtype=torch.float32), TARGETS, **noise)
 
 
 def test_tokens_that_do_not_fill_the_grid() -> None:
-    with pytest.raises(ValueError, match=r"grid: \(3, 3\) does not hold the 10 patches that 11 tokens leave"):
-        tokens_to_map()(torch.rand(1, 11, 4))
     with pytest.raises(ValueError, match=r"grid: \(2, 4\) does not hold the 9 patches"):
         tokens_to_map(grid=(2, 4))(torch.rand(1, 10, 4))
     with pytest.raises(ValueError, match=r"tokens_to_map: needs a layer of shape \(N, tokens, C\)"):
         tokens_to_map()(torch.rand(1, 4, 3, 3))
     with pytest.raises(ValueError, match="n_prefix_tokens: must not be negative, and is -1"):
         tokens_to_map(-1)
+
+
+@pytest.mark.parametrize(("n_patches", "n_prefix_tokens"), [(196, 2), (196, 5), (256, 5), (9, 2), (196, 0)])
+def test_a_wrong_number_of_prefix_tokens_is_said_with_the_right_one(n_patches: int, n_prefix_tokens: int) -> None:
+    tokens = torch.rand(1, n_patches + n_prefix_tokens, 4)
+    with pytest.raises(ValueError, match=rf"n_prefix_tokens: .*n_prefix_tokens={n_prefix_tokens}\b"):
+        tokens_to_map()(tokens)
+    assert tokens_to_map(n_prefix_tokens)(tokens).shape == (1, 4, math.isqrt(n_patches), math.isqrt(n_patches))
+
+
+@pytest.mark.parametrize("how", [{}, {"n_prefix_tokens": 3}, {"grid": (2, 4)}, {"n_prefix_tokens": 0, "grid": (3, 3)}])
+def test_tokens_to_map_can_be_pickled(how: dict[str, Any]) -> None:
+    transform = tokens_to_map(**how)
+    again = pickle.loads(pickle.dumps(transform))  # noqa: S301
+    tokens = torch.rand(2, how.get("n_prefix_tokens", 1) + math.prod(how.get("grid", (3, 3))), 4)
+    assert torch.equal(again(tokens), transform(tokens))
+    with pytest.raises(ValueError, match="tokens_to_map"):
+        again(torch.rand(3))
 
 
 def test_tokens_are_laid_out_row_by_row() -> None:

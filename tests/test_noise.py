@@ -2,12 +2,14 @@
 
 import copy
 import math
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from models import CLASSES, TARGETS, cut_inputs, cut_model, images, seeded
+from models import CLASSES, TARGETS, cut_inputs, cut_model, images, one, seeded
 from oracle import CutModel, expected, inputs_seen, relative_error, samples_of
 from torch import Tensor, nn
 
@@ -17,10 +19,14 @@ CHUNKS = [1, 2, 3, 6, 7, 100, None]
 
 
 def noisy_inputs(
-    inputs: Tensor, batch_size: int | None, generator: torch.Generator | None = None, n_samples: int = 6
+    inputs: Tensor,
+    batch_size: int | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    n_samples: int = 6,
+    model: CutModel | None = None,
 ) -> list[Tensor]:
     """The noisy inputs that a model saw, one chunk after the other."""
-    model = cut_model()
+    model = model or cut_model()
     with inputs_seen(model) as seen:
         LayerSmoothGradCAMpp(model, model.layer).attribute(
             inputs, target=1, n_samples=n_samples, n_samples_batch_size=batch_size, generator=generator
@@ -35,6 +41,32 @@ def test_a_seed_means_the_same_noise_in_chunks_of_any_size(batch_size: int | Non
     wanted = torch.cat(noisy_inputs(inputs, 1))
     torch.manual_seed(5)
     assert torch.equal(torch.cat(noisy_inputs(inputs, batch_size)), wanted)
+
+
+class Jitter(nn.Module):
+    """Adds noise of its own to whatever passes, in any mode."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values + 0.01 * torch.randn_like(values)
+
+
+@pytest.mark.filterwarnings("ignore:forward_func. the model is in training mode")
+@pytest.mark.parametrize("batch_size", CHUNKS)
+@pytest.mark.parametrize("drawing", [Jitter, nn.Dropout])
+def test_a_seed_means_the_same_noise_also_where_the_model_draws_from_torchs_generator(
+    drawing: Callable[[], nn.Module], batch_size: int | None
+) -> None:
+    inputs, plain = cut_inputs(), cut_model()
+    model = CutModel(nn.Sequential(plain.below, drawing()), plain.layer, plain.above)  # in training mode
+    torch.manual_seed(5)
+    wanted = torch.cat(noisy_inputs(inputs, 1, model=model))
+    torch.manual_seed(5)
+    assert torch.equal(torch.cat(noisy_inputs(inputs, batch_size, model=model)), wanted)
+
+
+def test_the_next_call_has_other_noise() -> None:
+    first, second = (torch.cat(noisy_inputs(cut_inputs(), None)) for _ in range(2))
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("batch_size", CHUNKS)
@@ -106,6 +138,37 @@ def test_a_generator_leaves_torchs_own_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("stdevs", [0.1, 0])
+def test_torchs_generator_advances_by_the_same_however_many_samples_there_are(stdevs: float) -> None:
+    model, inputs = cut_model(), cut_inputs()
+    method = LayerSmoothGradCAMpp(model, model.layer)
+
+    def state_after(**noise: Any) -> Tensor:
+        torch.manual_seed(5)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "n_samples: smoothing changes nothing")
+            method.attribute(inputs, TARGETS, stdevs=stdevs, **noise)
+        return torch.get_rng_state()
+
+    wanted = state_after(n_samples=1)
+    assert not torch.equal(wanted, torch.Generator().manual_seed(5).get_state())
+    for n_samples in (2, 7):
+        for batch_size in (1, 3, None):
+            assert torch.equal(state_after(n_samples=n_samples, n_samples_batch_size=batch_size), wanted)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, None])
+def test_a_generator_is_drawn_from_directly(batch_size: int | None) -> None:
+    """So that the noise can be told from its seed: it is one draw for each sample, and nothing else is drawn."""
+    inputs = torch.zeros_like(cut_inputs())
+    used, same = (torch.Generator().manual_seed(5) for _ in range(2))
+    noise = torch.cat(noisy_inputs(inputs, batch_size, used))
+    draws = [torch.randn(inputs.shape, dtype=torch.float64, generator=same) for _ in range(6)]
+    assert torch.equal(noise, 0.15 * torch.cat(draws))
+    assert torch.equal(used.get_state(), same.get_state())
+
+
+@pytest.mark.filterwarnings("ignore:n_samples. is 0")
 def test_no_noise_leaves_torchs_generator_alone() -> None:
     state = torch.get_rng_state()
     assert noisy_inputs(cut_inputs(), None, n_samples=0) == []
@@ -116,6 +179,82 @@ def test_a_generator_goes_on_where_it_was() -> None:
     generator = torch.Generator().manual_seed(5)
     first, second = (torch.cat(noisy_inputs(cut_inputs(), None, generator)) for _ in range(2))
     assert not torch.equal(first, second)
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@pytest.mark.parametrize("batch_size", CHUNKS)
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_with_a_generator_of_its_own_an_example_has_the_same_noise_in_any_batch(
+    kind: Callable[[Any], Sequence[torch.Generator]], batch_size: int | None
+) -> None:
+    inputs, seeds = cut_inputs(), [5, 6, 7]
+    state = torch.get_rng_state()
+    together = torch.cat(noisy_inputs(inputs, batch_size, kind(generators(*seeds)))).reshape(6, *inputs.shape)
+    for number, seed in enumerate(seeds):
+        alone = torch.cat(noisy_inputs(inputs[number : number + 1], 6, generators(seed)))
+        assert torch.equal(together[:, number], alone)
+    turned = torch.cat(noisy_inputs(inputs.flip(0), 2, generators(*seeds[::-1]))).reshape(6, *inputs.shape)
+    assert torch.equal(turned.flip(1), together)
+    assert torch.equal(torch.get_rng_state(), state)
+    noise = together - inputs
+    assert len(torch.unique(noise)) == noise.numel()
+
+
+def test_with_a_generator_of_its_own_an_example_has_the_same_map_in_any_batch() -> None:
+    model, inputs = cut_model(rectified=False), cut_inputs()
+    method = LayerSmoothGradCAMpp(model, model.layer)
+    together = one(method.attribute(inputs, TARGETS, n_samples=4, generator=generators(5, 6, 7)))
+    alone = one(method.attribute(inputs[1:2], TARGETS[1], n_samples=4, generator=generators(6)))
+    assert relative_error(together[1:2], alone) < 1e-12
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, None])
+def test_generators_of_examples_with_several_inputs(batch_size: int | None) -> None:
+    model, inputs = two_inputs()
+
+    def noisy(inputs: tuple[Tensor, ...], *seeds: int) -> list[Tensor]:
+        with inputs_seen(model) as seen:
+            LayerSmoothGradCAMpp(model, model.layer).attribute(
+                inputs, 1, n_samples=4, n_samples_batch_size=batch_size, generator=generators(*seeds)
+            )
+        return [
+            torch.cat([args[number] for args in seen[1:]]).reshape(4, *clean.shape)
+            for number, clean in enumerate(inputs)
+        ]
+
+    together = noisy(inputs, 5, 6, 7)
+    alone = noisy(tuple(tensor[1:2] for tensor in inputs), 6)
+    for number in range(2):
+        assert torch.equal(together[number][:, 1:2], alone[number])
+
+
+@pytest.mark.parametrize(
+    ("generator", "error"),
+    [
+        pytest.param(5, TypeError, id="a number"),
+        pytest.param("cpu", TypeError, id="a string"),
+        pytest.param(np.random.default_rng(0), TypeError, id="NumPy's"),
+        pytest.param([5, 6, 7], TypeError, id="numbers"),
+        pytest.param([*generators(5, 6), None], TypeError, id="one is None"),
+        pytest.param(generators(5, 6), ValueError, id="too few"),
+        pytest.param(generators(5, 6, 7, 8), ValueError, id="too many"),
+        pytest.param([], ValueError, id="none"),
+    ],
+)
+@pytest.mark.parametrize("n_samples", [0, 2])
+@pytest.mark.filterwarnings("ignore:n_samples. is 0")
+def test_wrong_generators_are_refused_before_the_model_runs(
+    generator: Any, error: type[Exception], n_samples: int
+) -> None:
+    model = cut_model()
+    with inputs_seen(model) as seen, pytest.raises(error, match=r"^generator: "):
+        LayerSmoothGradCAMpp(model, model.layer).attribute(
+            cut_inputs(), TARGETS, n_samples=n_samples, generator=generator
+        )
+    assert seen == []
 
 
 def test_every_example_and_sample_has_noise_of_its_own() -> None:
@@ -143,6 +282,7 @@ def two_inputs() -> tuple[TwoInputs, tuple[Tensor, Tensor]]:
     return seeded(TwoInputs), (images(3, 2, 6, 6, dtype=torch.float32), images(3, 1, 5, 5, dtype=torch.float32))
 
 
+@pytest.mark.filterwarnings("ignore:n_samples. smoothing changes nothing")
 @pytest.mark.parametrize(
     ("stdevs", "wanted"),
     [
@@ -216,7 +356,7 @@ def test_an_input_that_takes_no_noise_need_not_be_of_floating_point() -> None:
             self.head = nn.Linear(48, CLASSES)
 
         def forward(self, image: Tensor, index: Tensor) -> Tensor:
-            scores: Tensor = self.head(self.layer(self.conv(image)).flatten(1)).roll(1, 1)
+            scores: Tensor = self.head(self.layer(self.conv(image)).flatten(1)).square()
             return scores.gather(1, index)
 
     model: Indexed = seeded(Indexed)
@@ -287,6 +427,7 @@ def test_another_order_of_targets_is_another_map() -> None:
     assert relative_error(attribution, expected(model, inputs, noisy, TARGETS[::-1])) > 1e-2
 
 
+@pytest.mark.filterwarnings("ignore:n_samples. is 0")
 @pytest.mark.parametrize("n_samples", [0, 4])
 def test_channels_last(n_samples: int) -> None:
     model, inputs = cut_model(), cut_inputs()
@@ -382,11 +523,11 @@ def test_a_function_that_joins_the_copies_is_refused() -> None:
         return scores
 
     method = LayerSmoothGradCAMpp(mean_score, model.layer)
-    with pytest.raises(ValueError, match=r"forward_func.*n_samples_batch_size=1"):
+    with pytest.raises(ValueError, match="n_samples_batch_size: must be 1"):
         method.attribute(inputs, target=1, n_samples=2, n_samples_batch_size=2)
-    attribution = method.attribute(inputs, target=1, n_samples=2, n_samples_batch_size=1)
-    assert isinstance(attribution, Tensor)
-    assert attribution.shape == (3, 1, 3, 3)
+    for size in (1, None):
+        attribution = one(method.attribute(inputs, target=1, n_samples=2, n_samples_batch_size=size))
+        assert attribution.shape == (3, 1, 3, 3)
 
 
 def test_progress_is_shown_if_asked_for(capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from captum.attr import NoiseTunnel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import CHANNELS, TARGETS, cut_inputs, cut_model
+from models import CHANNELS, TARGETS, cut_inputs, cut_model, one
 from oracle import expected, inputs_seen, relative_error
 from torch import Tensor
 
@@ -26,12 +27,9 @@ def attribute(dims: int = 2, noise: dict[str, Any] | None = None, rectified: boo
     model, inputs = cut_model(dims, rectified=rectified), cut_inputs(dims)
     options: dict[str, Any] = dict(noise or {}, target=TARGETS, **selection)
     if noise is None:
-        attribution = LayerGradCamPlusPlus(model, model.layer).attribute(inputs, **options)
-    else:
-        generator = torch.Generator().manual_seed(7)
-        attribution = LayerSmoothGradCAMpp(model, model.layer).attribute(inputs, generator=generator, **options)
-    assert isinstance(attribution, Tensor)
-    return attribution
+        return one(LayerGradCamPlusPlus(model, model.layer).attribute(inputs, **options))
+    generator = torch.Generator().manual_seed(7)
+    return one(LayerSmoothGradCAMpp(model, model.layer).attribute(inputs, generator=generator, **options))
 
 
 def neurons(dims: int) -> list[tuple[int, ...]]:
@@ -40,14 +38,29 @@ def neurons(dims: int) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("noise", [None, SMOOTH])
 @pytest.mark.parametrize("dims", [0, 1, 2, 3])
-@pytest.mark.parametrize("filters", [[2], [2, 0], [1, 1], (0, 1, 2), range(2), torch.tensor([2, 1])])
+@pytest.mark.parametrize(
+    "filters",
+    [
+        [2],
+        [2, 0],
+        [1, 1],
+        (0, 1, 2),
+        range(2),
+        torch.tensor([2, 1]),
+        torch.tensor([2, 1], dtype=torch.uint8),
+        list(torch.tensor([2, 1])),
+        np.array([2, 1]),
+        [np.int64(2), 1],
+    ],
+    ids=repr,
+)
 def test_filters_are_the_channels_of_the_unsummed_map(
     filters: Sequence[int], dims: int, noise: dict[str, Any] | None
 ) -> None:
     every = attribute(dims, noise, attr_dim_summation=False)
     assert every.shape[1] == CHANNELS
     picked = attribute(dims, noise, filters=filters)
-    assert torch.equal(picked, every[:, list(filters)])
+    assert torch.equal(picked, every[:, [int(index) for index in filters]])
     assert torch.equal(picked, attribute(dims, noise, filters=filters, attr_dim_summation=False))
 
 
@@ -69,10 +82,9 @@ def test_filters_against_the_oracle() -> None:
     model, inputs = cut_model(rectified=False), cut_inputs()
     method = LayerSmoothGradCAMpp(model, model.layer)
     with inputs_seen(model) as seen:
-        picked = method.attribute(inputs, target=TARGETS, filters=[1, 0], relu_attributions=False, **SMOOTH)
+        picked = one(method.attribute(inputs, target=TARGETS, filters=[1, 0], relu_attributions=False, **SMOOTH))
     noisy = [args[0] for args in seen[1:]]
     every = expected(model, inputs, noisy, TARGETS, relu=False, sum_channels=False)
-    assert isinstance(picked, Tensor)
     assert relative_error(picked, every[:, [1, 0]]) < 1e-10
 
 
@@ -96,10 +108,11 @@ def test_a_region_is_the_subset_of_all_its_coordinates(data: st.DataObject, dims
     ranges = [range(min(ends), max(ends) + 1) for ends in zip(*corners, strict=True)]
     region = attribute(dims, noise, subset=corners, region=True)
     assert torch.equal(region, attribute(dims, noise, subset=list(product(*ranges))))
+    every = attribute(dims, noise)
     for neuron in neurons(dims):
         inside = all(place in ends for place, ends in zip(neuron, ranges, strict=True))
         there: Any = (slice(None), slice(None), *neuron)
-        assert torch.equal(region[there], attribute(dims, noise)[there] * inside)
+        assert torch.equal(region[there], every[there] * inside)
 
 
 def test_filters_subsets_and_relu_combine() -> None:
@@ -119,7 +132,59 @@ def test_a_neuron_outside_stays_zero_where_the_map_is_not_finite() -> None:
     assert Selection(subset=[(0, 1)]).neurons(attribution).tolist() == [[[[0, torch.inf], [0, 0]]]]
 
 
+@pytest.mark.parametrize(
+    "subset",
+    [
+        torch.tensor([[0, 1], [2, 2]]),
+        torch.tensor([[0, 1], [2, 2]], dtype=torch.uint8),
+        list(torch.tensor([[0, 1], [2, 2]])),
+        np.array([[0, 1], [2, 2]]),
+        [np.array([0, 1]), (2, np.int32(2))],
+        ([0, 1], [2, 2]),
+    ],
+    ids=repr,
+)
+def test_coordinates_may_be_integers_of_any_kind(subset: Any) -> None:
+    assert torch.equal(attribute(subset=subset), attribute(subset=[(0, 1), (2, 2)]))
+
+
+MASKS: list[Any] = [
+    [True, False, True],
+    (True, False, True),
+    [0, True],
+    torch.tensor([True, False, True]),
+    list(torch.tensor([True, False, True])),
+    np.array([True, False, True]),
+    list(np.array([True, False, True])),
+    [2, np.True_],
+]
+"""One for each channel, or indices with a boolean among them."""
+
+
+@pytest.mark.parametrize("noise", [None, SMOOTH])
+@pytest.mark.parametrize(
+    ("name", "mask"),
+    [
+        *(("filters", mask) for mask in MASKS),
+        *(("subset", [mask[:2]]) for mask in MASKS),
+        ("subset", torch.eye(3, dtype=torch.bool)),
+        ("subset", torch.eye(2, dtype=torch.bool)),
+        ("subset", np.eye(2, dtype=bool)),
+        ("subset", [(0, 1), (False, 1)]),
+        ("subset", True),
+    ],
+    ids=repr,
+)
+def test_masks_are_refused(name: str, mask: Any, noise: dict[str, Any] | None) -> None:
+    model = cut_model()
+    method = (LayerSmoothGradCAMpp if noise else LayerGradCamPlusPlus)(model, model.layer)
+    with inputs_seen(model) as seen, pytest.raises(TypeError, match=f"^{name}: must be a list of "):
+        method.attribute(cut_inputs(), target=TARGETS, **(noise or {}), **{name: mask})
+    assert seen == []
+
+
 @pytest.mark.parametrize("build", [LayerGradCamPlusPlus, LayerSmoothGradCAMpp])
+@pytest.mark.filterwarnings("ignore:n_samples. is 0")
 def test_through_noise_tunnel(build: type[LayerGradCamPlusPlus]) -> None:
     model, inputs = cut_model(rectified=False), cut_inputs()
     tunnel = NoiseTunnel(build(model, model.layer))

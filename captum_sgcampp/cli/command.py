@@ -287,12 +287,15 @@ def _compute(explanation: Explanation, inputs: Tensor, targets: list[int]) -> di
         "region": explanation.region,
     }
     generator = torch.Generator(inputs.device).manual_seed(explanation.seed)  # the same noise for every photograph
-    smooth = LayerSmoothGradCAMpp(model, layer.module, **how).attribute_targets(
-        inputs, targets, n_samples=explanation.n_samples, stdevs=explanation.stdevs, generator=generator, **what
-    )
+    plus_plus_of = LayerGradCamPlusPlus(model, layer.module, **how).attribute_targets
+    noise: dict[str, Any] = {"n_samples": explanation.n_samples, "stdevs": explanation.stdevs, "generator": generator}
+    if explanation.n_samples:
+        smooth = LayerSmoothGradCAMpp(model, layer.module, **how).attribute_targets(inputs, targets, **noise, **what)
+    else:  # without the warning, as it is what the user asked for
+        smooth = plus_plus_of(inputs, targets, **what)
     if explanation.filters:
         return {"Smooth Grad-CAM++": smooth}
-    plus_plus = LayerGradCamPlusPlus(model, layer.module, **how).attribute_targets(inputs, targets, **what)
+    plus_plus = plus_plus_of(inputs, targets, **what)
     if explanation.subset or layer.reshape_transform:
         return {"Grad-CAM++": plus_plus, "Smooth Grad-CAM++": smooth}
     method = LayerGradCam(model, layer.module)

@@ -1,0 +1,301 @@
+"""Captures the tensors of layers while the model runs, as the points that its graph is differentiated at."""
+
+import sys
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial, wraps
+from threading import Lock, Thread
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, device
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn import Module
+
+from captum_sgcampp._torch import is_replica, is_view, preserved_version, version_of
+
+
+class OtherThreadError(Exception):
+    """A layer runs in a thread that was started meanwhile, and that is not listened to."""
+
+
+class Captured(NamedTuple):
+    """A tensor that a layer took or returned, on one device."""
+
+    value: Tensor
+    """Its value at that moment; without values, on the device "meta"."""
+    edge: GradientEdge | None
+    """Where the gradient with respect to it arrives. None if it can have no gradient."""
+
+
+class LayerRun(NamedTuple):
+    """One run of a layer."""
+
+    thread: Thread
+    """The thread that it ran in."""
+    module: Module
+    """The module that ran: the layer, or a replica of it."""
+    tensors: tuple[Captured, ...]
+    """What the layer took or returned."""
+    device: device
+    """The device of the first of these tensors."""
+
+
+class LayerCapture:
+    """Captures the tensors of layers during one forward pass.
+
+    The layer's own tensor is captured, and the model goes on with it, so that each of its uses counts: by the next
+    layer, by a skip connection, or by whoever else holds it. Its gradient is taken at the edge that it has in the graph
+    when the layer has run, so that in-place operations that follow do not matter. The exception are views: their edge
+    is lost with the first in-place operation on the memory that they share (see :meth:`written_view`).
+
+    Hooks belong to a module and run in every thread that uses it. Only the thread that attributes is listened to, the
+    threads of `DataParallel`, and with `other_threads` those that were started since, as some models do.
+
+    Args:
+        layers: The layers, each with its name for messages.
+        attribute_to_layer_input: Capture what the layers take, rather than what they return.
+        with_values: Keep the values too, which costs a copy.
+        keep_graph: Keep the values' graph.
+        copy_views: Let the model go on with a copy where the layer's tensor is a view, as Captum does with all tensors.
+        other_threads: Listen to threads that were started since. They may be the model's, or anybody's.
+        on_reached: Called when a layer is reached.
+    """
+
+    def __init__(
+        self,
+        layers: dict[Module, str],
+        *,
+        attribute_to_layer_input: bool,
+        with_values: bool,
+        keep_graph: bool,
+        copy_views: bool,
+        other_threads: bool,
+        on_reached: Callable[[], object],
+    ) -> None:
+        self._layers = layers
+        self._attribute_to_layer_input = attribute_to_layer_input
+        self._with_values = with_values
+        self._keep_graph = keep_graph
+        self._copy_views = copy_views
+        self._on_reached = on_reached
+        self._thread = threading.current_thread()
+        self._lock = Lock()
+        self._runs: dict[Module, list[LayerRun]] = defaultdict(list)
+        self._older_threads = set(threading.enumerate()) - {self._thread}
+        self._other_threads = other_threads
+        self._reached_elsewhere: set[Module] = set()
+        self._paused = False
+        self._attached: list[Tensor] = []
+        self._views: list[tuple[str, Tensor, int]] = []
+
+    @contextmanager
+    def hooks(self) -> Iterator[None]:
+        """Registers the hooks for the time of the context."""
+        with ExitStack() as stack:
+            for layer, name in self._layers.items():
+                try:
+                    handle = (
+                        layer.register_forward_pre_hook(_eager(partial(self._before, layer)))
+                        if self._attribute_to_layer_input
+                        else layer.register_forward_hook(_eager(partial(self._after, layer)))
+                    )
+                except RuntimeError as error:  # from torch.jit
+                    raise ValueError(
+                        f"layer: {name} takes no hooks ({error}). Choose a layer that is not scripted."
+                    ) from error
+                stack.callback(handle.remove)
+            yield
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Has the hooks do nothing for the time of the context."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    def checked(self, forward_func: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Adds to `forward_func` the checks that can only be made when it has run."""
+
+        # Captum reads from the signature whether the function takes arguments at all.
+        @wraps(forward_func, assigned=(), updated=())
+        def forward(*args: Any) -> Tensor:
+            output = forward_func(*args)
+            for layer, name in self._layers.items():
+                if not self._runs[layer]:
+                    if layer in self._reached_elsewhere:
+                        raise OtherThreadError
+                    raise ValueError(
+                        f"layer: {name} does not run when forward_func is called with these inputs." + _compiled_hint()
+                    )
+            if not isinstance(output, Tensor):
+                raise TypeError(
+                    f"forward_func: must return a tensor of scores, and returned {type(output).__name__}. "
+                    "Wrap it in a function that picks the tensor."
+                )
+            return output
+
+        return forward
+
+    def calls(self, layer: Module) -> int:
+        """How often the layer ran; with DataParallel, on any one of the devices."""
+        return max(Counter(run.thread for run in self._own_runs(layer)).values())
+
+    def last_runs(self, layer: Module) -> dict[device, tuple[Captured, ...]]:
+        """The layer's tensors by the device they are on: of its last run, or of the last on each DataParallel device.
+
+        Raises:
+            RuntimeError: Several threads or replicas ran the layer on the same device.
+        """
+        runs = self._own_runs(layer)
+        if runs[-1].thread is self._thread:
+            return {runs[-1].device: runs[-1].tensors}
+        if len({(run.thread, run.module) for run in runs}) > len({run.device for run in runs}):
+            raise RuntimeError(
+                f"layer: {self._layers[layer]} runs in several threads on one device, and which of them belong to this "
+                "attribution cannot be known. Attribute in one thread at a time."
+            )
+        return {run.device: run.tensors for run in runs}
+
+    def _own_runs(self, layer: Module) -> list[LayerRun]:
+        """The runs in the thread that attributes, or if there are none, those in threads started since."""
+        runs = self._runs[layer]
+        return [run for run in runs if run.thread is self._thread] or runs
+
+    def written_view(self) -> str | None:
+        """The name of a layer whose tensor is a view, where its memory has been written to since.
+
+        What follows then has a gradient that does not arrive at the captured edge.
+        """
+        return next((name for name, view, version in self._views if version_of(view) != version), None)
+
+    def attached_view(self) -> str | None:
+        """The name of a layer whose tensor is a view and has become a leaf of the graph, which cannot be written to."""
+        return next((name for name, view, _ in self._views if any(view is tensor for tensor in self._attached)), None)
+
+    def _before(self, layer: Module, module: Module, args: tuple[Any, ...]) -> Any:
+        if not self._listens(layer, module):
+            return None
+        if not args:
+            raise ValueError(
+                f"attribute_to_layer_input: layer {self._layers[layer]} is called with keyword arguments only, where "
+                "positional ones are needed. Attribute to its output, or to the layer before it."
+            )
+        return self._reached(layer, module, args)
+
+    def _after(self, layer: Module, module: Module, _args: Any, output: Any) -> Any:
+        return self._reached(layer, module, output) if self._listens(layer, module) else None
+
+    def _listens(self, layer: Module, module: Module) -> bool:
+        """Whether the current thread works for this pass."""
+        thread = threading.current_thread()
+        if self._paused:
+            return False
+        if thread is self._thread or is_replica(module):
+            return True
+        if thread in self._older_threads or not torch.is_grad_enabled():
+            return False
+        self._reached_elsewhere.add(layer)
+        return self._other_threads
+
+    def _reached(self, layer: Module, module: Module, values: Any) -> Any:
+        """Captures the layer's tensors. Returns what the model is to go on with, or None for what it has."""
+        tensors = values if isinstance(values, (tuple, list)) else (values,)
+        self._require_maps(layer, tensors)
+        with torch.enable_grad():  # also where the model has switched it off, as Captum's hook does
+            captured = tuple(map(self._capture, tensors))
+            passed_on = [tensor.clone() if self._copy_views and is_view(tensor) else tensor for tensor in tensors]
+        with self._lock:
+            self._runs[layer].append(LayerRun(threading.current_thread(), module, captured, tensors[0].device))
+            self._views += [
+                (self._layers[layer], tensor, version_of(tensor))
+                for tensor in tensors
+                if is_view(tensor) and not tensor.is_inference()
+            ]
+        self._on_reached()
+        if not self._copy_views:
+            return None
+        if not isinstance(values, (tuple, list)):
+            return passed_on[0]
+        return type(values)(*passed_on) if hasattr(values, "_fields") else type(values)(passed_on)
+
+    def _require_maps(self, layer: Module, tensors: Sequence[Any]) -> None:
+        name = self._layers[layer]
+        if not tensors:
+            raise TypeError(f"layer: {name} takes or returns an empty tuple; choose a layer with a tensor.")
+        for tensor in tensors:
+            if isinstance(tensor, Tensor) and not tensor.dim():
+                raise ValueError(f"layer: {name} gives (), where (N, C, *spatial) is needed.")
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.is_nested:
+                kind = type(tensor).__name__
+                if isinstance(tensor, Tensor):
+                    kind = "a nested tensor" if tensor.is_nested else str(tensor.dtype)
+                raise TypeError(
+                    f"layer: {name} takes or returns {kind}, where attribution needs tensors of "
+                    "floating point, alone or in a tuple. Choose a layer within it."
+                )
+
+    def _capture(self, tensor: Tensor) -> Captured:
+        if not self._with_values:
+            value = torch.empty_like(tensor, device="meta")
+        else:
+            value = tensor.clone() if self._keep_graph else tensor.detach().clone()
+        if tensor.is_inference():  # nothing that autograd could work with
+            return Captured(value, None)
+        if not tensor.requires_grad:
+            self._attach(tensor)
+        return Captured(value, get_gradient_edge(tensor))
+
+    def _attach(self, tensor: Tensor) -> None:
+        """Makes a tensor part of the graph, which it is not if everything below the layer is frozen.
+
+        The tensor itself is changed, until :meth:`restore`, so that its uses by others than the next layer count too.
+        """
+        if is_view(tensor):
+            tensor.requires_grad_()
+        else:
+            with preserved_version(tensor):
+                _Attach.apply(tensor, torch.zeros((), requires_grad=True))
+        self._attached.append(tensor)
+
+    def restore(self) -> None:
+        """Takes the tensors that were not part of the graph out of it again."""
+        for tensor in self._attached:
+            if not is_view(tensor):
+                tensor.detach_()
+            elif tensor.is_leaf:
+                tensor.requires_grad_(False)
+
+
+class _Attach(torch.autograd.Function):
+    """Makes a tensor the output of a node, without a change of value.
+
+    A leaf that requires a gradient, the other possibility, could not be written to in place.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, _anchor: Tensor) -> Tensor:
+        ctx.mark_dirty(tensor)
+        return tensor
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def _eager(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Keeps torch.compile from tracing a hook. Nothing is compiled where its machinery is not even imported."""
+    return torch.compiler.disable(hook) if "torch._dynamo" in sys.modules else hook  # type: ignore[no-untyped-call]
+
+
+def _compiled_hint() -> str:
+    if "torch._dynamo" not in sys.modules:
+        return ""
+    return (
+        " If the model is compiled, its layers may have been inlined before: attribute before the first compiled run, "
+        "or to the model as it was before torch.compile."
+    )
