@@ -35,6 +35,9 @@ TARGET = 281
 STDEV = 0.3
 ROUNDS = 9
 
+MEMORY_ENVIRONMENT = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**16)}
+"""Where memory is measured. Otherwise glibc keeps much of what is freed, and a peak seems the lower for it."""
+
 Call = Callable[[], object]
 
 
@@ -115,6 +118,11 @@ def peak_mebibytes(model_name: str, n_samples: int, name: str, device: torch.dev
         allocated = torch.cuda.memory_allocated(device)
         call()
         return (torch.cuda.max_memory_allocated(device) - allocated) / 2**20
+    return peak_mebibytes_of(call)
+
+
+def peak_mebibytes_of(call: Call) -> float:
+    """The memory of this process at its peak during a call, beyond what is there before."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
     call()
@@ -142,10 +150,8 @@ def main() -> None:
 
     def memory(model_name: str, n_samples: int, name: str) -> str:
         command = [sys.executable, __file__, "--device", str(options.device)]
-        # Otherwise glibc keeps much of what the warm-up freed, and the peak would seem the lower for it.
-        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**16)}
         output = subprocess.check_output(
-            [*command, "--memory-of", model_name, str(n_samples), name], text=True, env=environment
+            [*command, "--memory-of", model_name, str(n_samples), name], text=True, env=MEMORY_ENVIRONMENT
         )
         return f"{float(output):.0f}"
 

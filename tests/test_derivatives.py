@@ -1,6 +1,5 @@
 """Where the derivatives come from: "exp" and "autograd" against oracles in float64, one position at a time."""
 
-import itertools
 import math
 import warnings
 from collections.abc import Callable
@@ -96,9 +95,8 @@ def wanted(
 
 
 def take_at_once(n_positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets "autograd" take 1, 2, 4, ... positions at once, up to a number, by a clock that finds more always faster."""
-    monkeypatch.setattr(true_derivatives, "POSITIONS_AT_ONCE", n_positions)
-    monkeypatch.setattr(true_derivatives, "perf_counter", itertools.count().__next__)
+    """Lets "autograd" take so many positions at once, always."""
+    monkeypatch.setattr(true_derivatives, "POSITIONS_AT_ONCE", (n_positions,))
 
 
 def positions_taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -169,6 +167,19 @@ def test_autograd_on_smooth_networks(
     assert relative_error(attribution, expected) < 1e-8
     plain, _ = attribute(model, inputs, noise, alpha=name)
     assert relative_error(plain, expected) > 1e-2
+
+
+@pytest.mark.parametrize(("power", "cheaper"), [(0, 8), (1.5, 1)])
+def test_autograd_keeps_to_the_number_of_positions_at_once_that_is_cheaper(
+    power: float, cheaper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the time of so many is their number to a power."""
+    model, inputs = cut_model(rectified=False, smooth=True), cut_inputs()
+    sizes = positions_taken(monkeypatch)
+    monkeypatch.setattr(true_derivatives, "perf_counter", lambda: sum(size**power for size in sizes))
+    LayerGradCamPlusPlus(model, "layer", derivatives="autograd").attribute(inputs, TARGETS)
+    assert sizes[:5] == [1, 8, 1, 8, cheaper]
+    assert sum(sizes) == 27
 
 
 @pytest.mark.parametrize("dims", [0, 1, 3])
@@ -333,7 +344,7 @@ def test_autograd_does_not_depend_on_how_many_positions_are_taken_at_once(
     attribution = one(method.attribute(inputs, TARGETS[:2], relu_attributions=False))
     assert attribution.shape == (2, 1, 128)
     assert sum(sizes) == 128
-    assert max(sizes) == min(at_once, 64)  # 1 + 2 + 4 + ... + 64, and one more
+    assert max(sizes) == min(at_once, 128)
     assert relative_error(attribution, wanted(model, inputs, [], "bounded", "autograd")) < 1e-8
 
 

@@ -35,7 +35,8 @@ class Watched(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         cut = cut_model()
-        self.tracers = nn.ModuleList([Tracer(), Tracer(), Tracer()])
+        self.tracers = [Tracer(), Tracer(), Tracer()]
+        assert isinstance(cut.below, nn.Sequential) and isinstance(cut.above, nn.Sequential)
         below = nn.Sequential(*cut.below, self.tracers[0], nn.Tanh())  # after a Tanh, which saves what it returns
         above = nn.Sequential(nn.Tanh(), self.tracers[1], *cut.above, self.tracers[2])
         self.model = CutModel(below, cut.layer, above)
@@ -54,7 +55,7 @@ def test_the_graph_is_recorded_and_what_it_saves_below_the_layer_is_not_kept(
     n_samples: int, requires_grad: bool, to_input: bool
 ) -> None:
     watched, inputs = Watched(), cut_inputs().requires_grad_(requires_grad)
-    layer = watched.model.layer[0] if to_input else watched.model.layer
+    layer = watched.model.get_submodule("layer.0" if to_input else "layer")
     noise: dict[str, Any] = {"n_samples": n_samples, "n_samples_batch_size": 1} if n_samples else {}
     build = LayerSmoothGradCAMpp if n_samples else LayerGradCamPlusPlus
     build(watched, layer).attribute(inputs, target=1, attribute_to_layer_input=to_input, **noise)
