@@ -59,10 +59,10 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
         derivatives: Where the derivatives come from. "powers" takes the powers of the gradient, the derivatives of
             exp(score) on a network that is piecewise linear above the layer, but for the factor exp(score). "exp"
             has that factor too, so that noisy copies count by their own score. "autograd" takes the true derivatives
-            of whatever `forward_func` returns, each by one activation alone. That is costly: for each noisy copy, two
-            backward passes through the part above the layer for every position of every channel (of `filters`, where
-            given), against one for the others. On a network that is piecewise linear, `forward_func` has to
-            return the exponential of the score, as its higher derivatives are zero otherwise. Default: "powers"
+            of whatever `forward_func` returns, each with respect to one activation alone. That is costly: for each
+            noisy copy, two backward passes through the part above the layer for every position of every channel (of
+            `filters`, where given), against one for the others. On a network that is piecewise linear, `forward_func`
+            has to return the exponential of the score, as its higher derivatives are zero otherwise. Default: "powers"
         reshape_transform: For layers that are not (N, C, \*spatial): a function from the layer's tensor to one that
             is, such as :func:`tokens_to_map` and :func:`channels_last_to_map` for transformers. Default: None
 
@@ -134,7 +134,8 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
             target: The class to explain: an integer, a tuple, or a tensor or list with one for each example.
                 Default: None, for a `forward_func` that returns one score for each example.
             additional_forward_args: What else `forward_func` takes, after the inputs. Default: None
-            attribute_to_layer_input: Attribute to the layer's input, not its output. Default: False
+            attribute_to_layer_input: Attribute to the layer's input, not its output. As with Captum, the input of a
+                layer in a frozen network counts from that layer on, not in branches that read it before. Default: False
             relu_attributions: Rectify the map, as the paper does. (Captum's `LayerGradCam` does not, unless asked
                 to.) Default: True
             attr_dim_summation: Sum over the channels; False returns a map for each. Default: None, which sums
@@ -156,15 +157,18 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
         Raises:
             AssertionError: `target` does not fit the output (Captum's checks).
             IndexError: The layer does not have a filter or a neuron that is asked for.
+            RuntimeError: Several threads run the layer, and it cannot be known which belong to this attribution.
             TypeError: `forward_func` or the layer returns something else than tensors of floating point, or
-                `filters` or `subset` is no list of integers.
-            ValueError: The layer does not run, the score does not depend on it, or it has no channels; `filters` or
-                `subset` is empty, coordinates are not those of the layer's spatial dimensions, or `region` is given
-                without two corners.
+                `filters` or `subset` is not a list of integers.
+            ValueError: The layer does not run, the score does not depend on it, or it has no channels or positions;
+                there are no examples; `filters` or `subset` is empty, coordinates are not those of the layer's spatial
+                dimensions, or `region` is given without two corners; the layer's tensor is a view of memory that the
+                model writes into and reads elsewhere.
 
         Warns:
             UserWarning: The layer runs more than once in a forward pass, and the map is that of the last time;
-                activations or gradients are not finite; with "autograd", the second derivatives are zero.
+                activations or gradients are not finite, or activations overflow in their sum; `forward_func` has
+                dropout or batch norm in training mode; with "autograd", the second derivatives are zero.
         """
         (attribution,) = self._attribute(
             Noise(),
