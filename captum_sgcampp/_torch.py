@@ -1,10 +1,14 @@
 """Everything private that this package takes from torch, so that a new release is this file's work."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+from torch.autograd.graph import GradientEdge, disable_saved_tensors_hooks, get_gradient_edge
 from torch.nn import Module
 from torch.nn.utils import parametrize
 
@@ -24,6 +28,37 @@ def preserved_version(tensor: Tensor) -> Iterator[None]:
 def is_view(tensor: Tensor) -> bool:
     """Whether autograd treats a tensor as a view of another one."""
     return tensor._is_view()
+
+
+def gradient_edge(tensor: Tensor) -> GradientEdge:
+    """The edge of the gradient of a tensor. Subclasses of Tensor would give that of a view made on the way."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return get_gradient_edge(tensor)
+
+
+def base_of(tensor: Tensor) -> Tensor:
+    """The tensor that a tensor is a view of; itself if it is none."""
+    return tensor if tensor._base is None else tensor._base
+
+
+def refuses_saved_tensors_hooks(error: BaseException) -> bool:
+    """Whether an error says that the saving of tensors must not be hooked, as torch.func does."""
+    traceback = error.__traceback__
+    while traceback and traceback.tb_next:
+        traceback = traceback.tb_next
+    return traceback is not None and traceback.tb_frame.f_code is _DISABLE_HOOKS.__code__
+
+
+_DISABLE_HOOKS: Any = disable_saved_tensors_hooks.__wrapped__  # type: ignore[attr-defined]
+
+
+def is_compiled(forward_func: Callable[..., Any]) -> bool:
+    """Whether torch.compile has been applied to a model or to a part of it; of functions, whether it may have been."""
+    if not isinstance(forward_func, Module):
+        return "torch._dynamo" in sys.modules
+    return any(
+        hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in forward_func.modules()
+    )
 
 
 def is_replica(module: Module) -> bool:

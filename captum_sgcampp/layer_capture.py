@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, device
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge
 from torch.nn import Module
 
-from captum_sgcampp._torch import is_replica, is_view, preserved_version, version_of
+from captum_sgcampp._torch import gradient_edge, is_compiled, is_replica, is_view, preserved_version, version_of
 
 
 class OtherThreadError(Exception):
@@ -28,6 +28,14 @@ class Captured(NamedTuple):
     """Its value at that moment; without values, on the device "meta"."""
     edge: GradientEdge | None
     """Where the gradient with respect to it arrives. None if it can have no gradient."""
+    unrecorded: tuple[Tensor, int] | None = None
+    """The tensor itself and its version, where the model does not record: a later in-place operation is then lost."""
+
+    def live_edge(self) -> GradientEdge | None:
+        """The edge, unless the tensor that it belongs to has been changed by operations that are not recorded."""
+        if self.unrecorded and version_of(self.unrecorded[0]) != self.unrecorded[1]:
+            return None
+        return self.edge
 
 
 class LayerRun(NamedTuple):
@@ -59,6 +67,7 @@ class LayerCapture:
         attribute_to_layer_input: Capture what the layers take, rather than what they return.
         with_values: Keep the values too, which costs a copy.
         keep_graph: Keep the values' graph.
+        older_threads: The threads that are not listened to.
         copy_views: Let the model go on with a copy where the layer's tensor is a view, as Captum does with all tensors.
         other_threads: Listen to threads that were started since. They may be the model's, or anybody's.
         on_reached: Called when a layer is reached.
@@ -71,6 +80,7 @@ class LayerCapture:
         attribute_to_layer_input: bool,
         with_values: bool,
         keep_graph: bool,
+        older_threads: set[Thread],
         copy_views: bool,
         other_threads: bool,
         on_reached: Callable[[], object],
@@ -84,9 +94,10 @@ class LayerCapture:
         self._thread = threading.current_thread()
         self._lock = Lock()
         self._runs: dict[Module, list[LayerRun]] = defaultdict(list)
-        self._older_threads = set(threading.enumerate()) - {self._thread}
+        self._older_threads = older_threads - {self._thread}
         self._other_threads = other_threads
         self._reached_elsewhere: set[Module] = set()
+        self._reached_by_older: set[Module] = set()
         self._paused = False
         self._attached: list[Tensor] = []
         self._views: list[tuple[str, Tensor, int]] = []
@@ -130,7 +141,8 @@ class LayerCapture:
                     if layer in self._reached_elsewhere:
                         raise OtherThreadError
                     raise ValueError(
-                        f"layer: {name} does not run when forward_func is called with these inputs." + _compiled_hint()
+                        f"layer: {name} does not run when forward_func is called with these inputs."
+                        + self._hint(layer, forward_func)
                     )
             if not isinstance(output, Tensor):
                 raise TypeError(
@@ -140,6 +152,16 @@ class LayerCapture:
             return output
 
         return forward
+
+    def _hint(self, layer: Module, forward_func: Callable[..., Any]) -> str:
+        if layer in self._reached_by_older:
+            return " It runs in a thread that was started before; let the model start its threads in each call."
+        if is_compiled(forward_func):
+            return (
+                " If the model is compiled, its layers may have been inlined before: attribute before the first "
+                "compiled run, or to the model as it was before torch.compile."
+            )
+        return ""
 
     def calls(self, layer: Module) -> int:
         """How often the layer ran; with DataParallel, on any one of the devices."""
@@ -197,7 +219,10 @@ class LayerCapture:
             return False
         if thread is self._thread or is_replica(module):
             return True
-        if thread in self._older_threads or not torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
+            return False
+        if thread in self._older_threads:
+            self._reached_by_older.add(layer)
             return False
         self._reached_elsewhere.add(layer)
         return self._other_threads
@@ -206,8 +231,9 @@ class LayerCapture:
         """Captures the layer's tensors. Returns what the model is to go on with, or None for what it has."""
         tensors = values if isinstance(values, (tuple, list)) else (values,)
         self._require_maps(layer, tensors)
+        recorded = torch.is_grad_enabled()
         with torch.enable_grad():  # also where the model has switched it off, as Captum's hook does
-            captured = tuple(map(self._capture, tensors))
+            captured = tuple(self._capture(tensor, recorded) for tensor in tensors)
             passed_on = [tensor.clone() if self._copy_views and is_view(tensor) else tensor for tensor in tensors]
         with self._lock:
             self._runs[layer].append(LayerRun(threading.current_thread(), module, captured, tensors[0].device))
@@ -239,7 +265,7 @@ class LayerCapture:
                     "floating point, alone or in a tuple. Choose a layer within it."
                 )
 
-    def _capture(self, tensor: Tensor) -> Captured:
+    def _capture(self, tensor: Tensor, recorded: bool) -> Captured:
         if not self._with_values:
             value = torch.empty_like(tensor, device="meta")
         else:
@@ -248,7 +274,7 @@ class LayerCapture:
             return Captured(value, None)
         if not tensor.requires_grad:
             self._attach(tensor)
-        return Captured(value, get_gradient_edge(tensor))
+        return Captured(value, gradient_edge(tensor), None if recorded else (tensor, version_of(tensor)))
 
     def _attach(self, tensor: Tensor) -> None:
         """Makes a tensor part of the graph, which it is not if everything below the layer is frozen.
@@ -290,12 +316,3 @@ class _Attach(torch.autograd.Function):
 def _eager(hook: Callable[..., Any]) -> Callable[..., Any]:
     """Keeps torch.compile from tracing a hook. Nothing is compiled where its machinery is not even imported."""
     return torch.compiler.disable(hook) if "torch._dynamo" in sys.modules else hook  # type: ignore[no-untyped-call]
-
-
-def _compiled_hint() -> str:
-    if "torch._dynamo" not in sys.modules:
-        return ""
-    return (
-        " If the model is compiled, its layers may have been inlined before: attribute before the first compiled run, "
-        "or to the model as it was before torch.compile."
-    )

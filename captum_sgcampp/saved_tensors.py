@@ -1,14 +1,15 @@
 """What autograd keeps of a forward pass: nothing that it saves before a layer is reached."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
-from captum_sgcampp._torch import version_of
+from captum_sgcampp._torch import base_of, version_of
 
 
-class DiscardedError(Exception):
+class DiscardedError(RuntimeError):
     """A backward pass needs a tensor that was not kept as it was.
 
     :class:`SavedTensors` records this, and the pass is repeated; callers see it only where they use the graph of a
@@ -21,9 +22,12 @@ class SavedTensors:
 
     The backward pass runs from the score to the layers. What autograd saves before the first of them is reached is
     never needed, and keeping it would make up most of the memory. The graph itself is recorded as always, so that
-    nobody else notices.
+    nobody else notices. Parameters and buffers are kept in any case, which costs nothing: some models cache what they
+    compute from them, with its graph.
 
     Args:
+        weights: The parameters and buffers of the model.
+        keep: Keep everything.
         copy: Keep copies, which later in-place operations do not reach.
 
     Attributes:
@@ -33,11 +37,12 @@ class SavedTensors:
             inference alone. The pass has to be repeated with copies.
     """
 
-    def __init__(self, *, copy: bool = False) -> None:
+    def __init__(self, weights: Iterable[Tensor] = (), *, keep: bool = False, copy: bool = False) -> None:
         self.missed = False
         self.overwritten = False
+        self._weights = frozenset(map(id, weights))
+        self._keep = keep
         self._copy = copy
-        self._keep = False
 
     def keep_from_here(self) -> None:
         """Keeps all that is saved from now on."""
@@ -48,18 +53,25 @@ class SavedTensors:
         return torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
 
     def _pack(self, tensor: Tensor) -> tuple[Tensor, int] | None:
-        if not self._keep:
+        if not self._keep and id(base_of(tensor)) not in self._weights:
             return None
         # Detached: a tensor that its own graph holds would never be freed.
-        kept = tensor.detach().clone() if self._copy else tensor.detach()
+        kept = tensor.detach().clone() if self._copy and self._keep else tensor.detach()
         return kept, version_of(kept)
 
     def _unpack(self, saved: tuple[Tensor, int] | None) -> Tensor:
         if saved is None:
             self.missed = True
-            raise DiscardedError("This tensor was saved below the layers and not kept.")
+            raise DiscardedError(
+                "This backward pass goes through a forward pass that captum_sgcampp has run, for which it kept nothing "
+                "below the layers. If the model keeps tensors between calls, clear them, or call it once before you "
+                "attribute."
+            )
         tensor, version = saved
         if version_of(tensor) != version:  # torch checks this only where there are no hooks
             self.overwritten = True
-            raise DiscardedError("This tensor has been modified by an in-place operation since it was saved.")
+            raise DiscardedError(
+                "One of the variables needed for gradient computation has been modified by an inplace operation: a "
+                f"tensor of shape {tuple(tensor.shape)} is at version {version_of(tensor)}; expected version {version}."
+            )
         return tensor

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Module, MultiheadAttention
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.rnn import RNNBase
 
 from captum_sgcampp.formulas import Derivatives, over_positions
 
@@ -34,20 +35,23 @@ def warn(messages: Iterable[str]) -> None:
 def training_mode(forward_func: Callable[..., Any]) -> Iterator[str]:
     """A model that behaves differently in each pass, as far as it can be seen from outside."""
     modules = forward_func.modules() if isinstance(forward_func, Module) else ()
-    kinds = {
-        type(module).__name__
-        for module in modules
-        if module.training
-        and (
-            (isinstance(module, _DropoutNd) and module.p > 0)
-            or (isinstance(module, _NormBase) and module.track_running_stats)
-        )
-    }
+    kinds = {type(module).__name__ for module in modules if module.training and _is_random_or_updated(module)}
     if kinds:
         yield (
             f"forward_func: the model is in training mode, with {', '.join(sorted(kinds))}. Each pass drops other "
             "activations or updates running statistics. Call eval() first, unless that is what you want."
         )
+
+
+def _is_random_or_updated(module: Module) -> bool:
+    """Whether a module in training mode drops activations, or updates running statistics."""
+    if isinstance(module, _NormBase):
+        return module.track_running_stats
+    if isinstance(module, (RNNBase, MultiheadAttention)):
+        return module.dropout > 0
+    if isinstance(module, _DropoutNd) or type(module).__name__ == "StochasticDepth":  # of torchvision
+        return bool(module.p)
+    return type(module).__name__ == "DropPath" and bool(getattr(module, "drop_prob", 0))  # of timm and others
 
 
 def no_noise() -> Iterator[str]:

@@ -4,6 +4,7 @@ The wanted maps are those of Captum's own gradients, or of a plain twin of the m
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -733,3 +734,71 @@ def test_a_transformer_of_hugging_face_that_is_trained_with_checkpoints() -> Non
     with_checkpoints(model)
     attribution = attribute(model, layer, inputs=inputs, method={"reshape_transform": channels_first})
     assert relative_error(attribution, wanted) < 1e-10
+
+
+class MissedAndOverwritten(nn.Module):
+    """Reads the input of a layer before the layer does, and writes into what has been saved for that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3)
+        self.layer = nn.ReLU(inplace=True)
+        self.head = nn.Linear(48, CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        features = self.conv(image).tanh()
+        aside = features.sin()
+        scores: Tensor = self.head((self.layer(features) + aside).flatten(1))
+        return scores
+
+
+@pytest.mark.parametrize("noise", [{}, {"n_samples": 2}])
+def test_a_pass_that_lacks_what_it_discarded_and_what_was_overwritten(noise: dict[str, Any]) -> None:
+    model: nn.Module = seeded(MissedAndOverwritten).double()
+    model.requires_grad_(True)
+    build = LayerSmoothGradCAMpp if noise else LayerGradCamPlusPlus
+    attribution = one(
+        build(model, "layer").attribute(
+            images(), TARGETS, attribute_to_layer_input=True, relu_attributions=False, **noise
+        )
+    )
+    assert attribution.any()
+
+
+def test_a_model_that_forbids_hooks_on_saved_tensors_in_words_of_its_own() -> None:
+    class Forbids(CutModel):
+        def forward(self, inputs: Tensor) -> Tensor:
+            with torch.autograd.graph.disable_saved_tensors_hooks("not here"):
+                features = self.below(inputs)
+            scores: Tensor = self.above(self.layer(features))
+            return scores
+
+    plain = cut_model()
+    model, inputs = Forbids(plain.below, plain.layer, plain.above), cut_inputs()
+    wanted = one(LayerGradCamPlusPlus(plain, "layer").attribute(inputs, TARGETS))
+    assert torch.equal(one(LayerGradCamPlusPlus(model, "layer").attribute(inputs, TARGETS)), wanted)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_model_with_a_pool_of_threads(early: bool) -> None:
+    """A thread that is there before may be anybody's."""
+
+    class Pooled(CutModel):
+        pool: ThreadPoolExecutor | None = None
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.pool = self.pool or ThreadPoolExecutor(1)
+            scores: Tensor = self.pool.submit(super().forward, inputs).result()
+            return scores
+
+    plain = cut_model()
+    model, inputs = Pooled(plain.below, plain.layer, plain.above), cut_inputs()
+    if early:
+        model(inputs)
+        with pytest.raises(ValueError, match=r"layer: 'layer' .* runs in a thread that was started before"):
+            LayerGradCamPlusPlus(model, "layer").attribute(inputs, TARGETS)
+    else:
+        wanted = one(LayerGradCamPlusPlus(plain, "layer").attribute(inputs, TARGETS))
+        torch.testing.assert_close(one(LayerGradCamPlusPlus(model, "layer").attribute(inputs, TARGETS)), wanted)
+    assert model.pool is not None
+    model.pool.shutdown()

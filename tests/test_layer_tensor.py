@@ -4,6 +4,7 @@ The wanted maps come from Captum's own gradients, one image at a time, or from a
 in place.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from captum._utils.gradient import compute_layer_gradients_and_eval
-from models import CLASSES, TARGETS, hooks_on, images, one, seeded
+from models import CLASSES, TARGETS, cut_inputs, cut_model, hooks_on, images, one, seeded
 from oracle import example_map, inputs_seen, relative_error, samples_of
 from torch import Tensor, nn
 
@@ -782,3 +783,84 @@ def test_an_error_above_the_layer_leaves_its_tensor_as_it_was(kind: str) -> None
     assert not model.table.table.requires_grad
     assert kept
     assert not any(tensor.requires_grad for tensor in kept)
+
+
+class WrittenThrough(nn.Module):
+    """A layer that returns a view of what it keeps; the model writes into the view and reads what the layer keeps."""
+
+    def __init__(self, scores_of: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3)
+        self.layer = nn.Flatten(2)
+        self.head = nn.Linear(16, CLASSES)
+        self.scores_of = scores_of
+
+    def forward(self, image: Tensor) -> Tensor:
+        features = self.conv(image)
+        rows = self.layer(features)
+        rows *= 3
+        scores: Tensor = self.head((rows.tanh() * features.flatten(2).sin()).mean(1))
+        return self.scores_of(scores)
+
+
+@pytest.mark.parametrize("value", [-math.inf, math.inf, math.nan])
+def test_scores_that_are_not_finite_do_not_hide_what_a_copy_changes(value: float) -> None:
+    masked = torch.tensor([0, 0, 0, 0, 1]).bool()
+    model: nn.Module = seeded(lambda: WrittenThrough(lambda scores: scores.masked_fill(masked, value))).double()
+    with pytest.raises(ValueError, match=r"layer: 'layer' .* view"):
+        LayerGradCamPlusPlus(model, "layer").attribute(images(), TARGETS)
+
+
+@pytest.mark.filterwarnings("ignore:.*training mode")
+def test_a_model_that_draws_numbers_may_write_into_a_view() -> None:
+    model: nn.Module = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 3, 3),
+            nn.Flatten(2),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+            nn.Flatten(),
+            nn.Linear(48, CLASSES),
+        )
+    )
+    attribution = one(LayerGradCamPlusPlus(model.double().train(), "1").attribute(images(), TARGETS))
+    assert attribution.shape == (3, 1, 16)
+
+
+@FROZEN
+@pytest.mark.parametrize("layer", ["conv", "relu"])
+def test_what_is_written_without_recording_is_cut_off(layer: str, frozen: bool) -> None:
+    """A backbone without gradients that ends in place: what follows does not depend on the tensor before that."""
+
+    class Backbone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 3)
+            self.relu = nn.ReLU(inplace=True)
+            self.head = nn.Sequential(nn.Flatten(), nn.Linear(48, CLASSES), nn.Tanh())
+
+        def forward(self, image: Tensor) -> Tensor:
+            with torch.no_grad():
+                features = self.relu(self.conv(image))
+            scores: Tensor = self.head(features)
+            return scores
+
+    model: Backbone = seeded(Backbone).double().requires_grad_(not frozen)
+    with pytest.raises(ValueError, match=f"does not depend on what '{layer}'"):
+        LayerGradCamPlusPlus(model, layer).attribute(images(), 1, attribute_to_layer_input=layer == "relu")
+
+
+class TensorImage(Tensor):
+    """A subclass, as fastai gives images."""
+
+
+@FROZEN
+@pytest.mark.parametrize("n_samples", [0, 3])
+@pytest.mark.parametrize("layer", ["below", "layer", "layer.1"])
+def test_subclasses_of_tensor(layer: str, n_samples: int, frozen: bool) -> None:
+    model, inputs = cut_model().requires_grad_(not frozen), cut_inputs()
+    model.layer[1] = nn.ReLU(inplace=True)  # type: ignore[operator]
+    actual, wanted = (
+        attribute(model, layer, argument, n_samples) for argument in (inputs.as_subclass(TensorImage), inputs)
+    )
+    assert relative_error(one(actual).as_subclass(Tensor), one(wanted)) < 1e-12

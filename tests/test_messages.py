@@ -11,6 +11,7 @@ from captum.attr import NoiseTunnel
 from models import CLASSES, TARGETS, cut_inputs, cut_model, hooks_on, one
 from oracle import CutModel, inputs_seen
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
 
@@ -143,7 +144,14 @@ def with_part(part: nn.Module) -> CutModel:
 @calls()
 @pytest.mark.parametrize(
     "part",
-    [nn.Dropout(0.1), nn.Dropout2d(), nn.AlphaDropout(), nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False)],
+    [
+        nn.Dropout(0.1),
+        nn.Dropout2d(),
+        nn.AlphaDropout(),
+        nn.BatchNorm2d(4),
+        nn.BatchNorm2d(4, affine=False),
+        StochasticDepth(0.1, "row"),
+    ],
     ids=str,
 )
 def test_a_model_in_training_mode_is_warned_of_once(
@@ -162,6 +170,7 @@ def test_a_model_in_training_mode_is_warned_of_once(
         nn.Dropout(0.1).eval(),
         nn.BatchNorm2d(4).eval(),
         nn.Dropout(0.0).train(),
+        StochasticDepth(0.0, "row").train(),
         nn.Tanh().train(),
         nn.GroupNorm(2, 4).train(),
     ],
