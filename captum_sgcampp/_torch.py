@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
-from torch.autograd.graph import GradientEdge, disable_saved_tensors_hooks, get_gradient_edge
+from torch.autograd.graph import GradientEdge, disable_saved_tensors_hooks, get_gradient_edge, saved_tensors_hooks
 from torch.nn import Module
 from torch.nn.utils import parametrize
 
@@ -46,10 +46,12 @@ def refuses_saved_tensors_hooks(error: BaseException) -> bool:
     traceback = error.__traceback__
     while traceback and traceback.tb_next:
         traceback = traceback.tb_next
-    return traceback is not None and traceback.tb_frame.f_code is _DISABLE_HOOKS.__code__
+    return traceback is not None and traceback.tb_frame.f_code in _REFUSALS
 
 
-_DISABLE_HOOKS: Any = disable_saved_tensors_hooks.__wrapped__  # type: ignore[attr-defined]
+_DISABLE: Any = disable_saved_tensors_hooks.__wrapped__  # type: ignore[attr-defined]
+_REFUSALS = {_DISABLE.__code__, saved_tensors_hooks.__enter__.__code__}
+"""Where torch says so: on the way into a part without hooks, or on the way to hooks within it."""
 
 
 def is_compiled(forward_func: Callable[..., Any]) -> bool:

@@ -285,7 +285,7 @@ class LayerCapture:
             tensor.requires_grad_()
         else:
             with preserved_version(tensor):
-                _Attach.apply(tensor, torch.zeros((), requires_grad=True))
+                _Attach.apply(tensor, tensor.new_zeros(()).requires_grad_())
         self._attached.append(tensor)
 
     def restore(self) -> None:

@@ -71,8 +71,8 @@ class LayerView(NamedTuple):
             ValueError: `reshape_transform` does more than move elements.
         """
         # Random numbers, whose sums and means are not among them.
-        generator = torch.Generator().manual_seed(0)
-        codes = torch.rand(tensor.shape, dtype=torch.float64, generator=generator).to(tensor.device)
+        generator = torch.Generator("cpu").manual_seed(0)
+        codes = torch.rand(tensor.shape, dtype=torch.float64, generator=generator, device="cpu").to(tensor.device)
         ordered, order = codes.flatten().sort()
         maps = self.selection.channels(self._maps(codes))
         places = torch.searchsorted(ordered, maps.contiguous()).clamp_max(len(ordered) - 1)

@@ -61,7 +61,7 @@ class Noise:
         """
         if self.generator is not None:
             return self.generator
-        seed = int(torch.empty((), dtype=torch.int64).random_())
+        seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
         return Generator(inputs[0].device).manual_seed(seed)
 
     def chunks(

@@ -1,4 +1,4 @@
-"""An independent computation of the maps, in Python floats and explicit loops, from section 1 of DESIGN.
+"""An independent computation of the maps, from the paper's equations, in Python floats and explicit loops.
 
 It shares nothing with the package: a model here is three modules, `below`, `layer` and `above`, so that it can be
 cut by hand at the layer; gradients are taken for one sample at a time; and the noise is what the model saw.

@@ -5,6 +5,7 @@ The wanted maps are those of Captum's own gradients, or of a plain twin of the m
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -802,3 +803,26 @@ def test_a_model_with_a_pool_of_threads(early: bool) -> None:
         torch.testing.assert_close(one(LayerGradCamPlusPlus(model, "layer").attribute(inputs, TARGETS)), wanted)
     assert model.pool is not None
     model.pool.shutdown()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("source", ["powers", "autograd"])
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda: torch.autograd.graph.disable_saved_tensors_hooks("not here"),
+        torch.autograd.graph.save_on_cpu,
+        lambda: torch.autograd.set_multithreading_enabled(False),
+        lambda: torch.device("meta"),  # where tensors are made that are not told where
+    ],
+    ids=["no hooks", "save_on_cpu", "one thread", "default device"],
+)
+def test_contexts_of_torch_around_the_call(around: Callable[[], Any], source: str, frozen: bool) -> None:
+    model, inputs = cut_model(smooth=True).requires_grad_(not frozen), cut_inputs()
+    method = LayerSmoothGradCAMpp(model, "layer", derivatives=source)
+    maps = []
+    for context in (nullcontext, around):
+        torch.manual_seed(0)
+        with context():
+            maps.append(one(method.attribute(inputs, TARGETS, n_samples=2, stdevs=0.2)))
+    assert relative_error(maps[1], maps[0]) < 1e-12

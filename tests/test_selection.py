@@ -1,4 +1,4 @@
-"""Filters and neurons: sections 3.5 and 3.6 of the paper, and section 2 of DESIGN."""
+"""Filters and neurons: sections 3.5 and 3.6 of the paper."""
 
 from collections.abc import Sequence
 from itertools import product
