@@ -236,7 +236,7 @@ def rectified(network: nn.Module) -> nn.Module:
 def cases(classifier: Classifier) -> Iterator[tuple[Column, Case]]:
     """Yields the cases for each column of the table: each photograph, and the class that the network says it is."""
     network = rectified(classifier.model)
-    images = [classifier.see(Image.fromarray(picture)) for picture in (data.chelsea(), data.coffee())]
+    images = [classifier.preprocess(Image.fromarray(picture)) for picture in (data.chelsea(), data.coffee())]
     with torch.no_grad():
         targets = [int(network(image).argmax()) for image in images]
     for scale in SCALES:

@@ -18,7 +18,7 @@ import torch
 from speed import MEMORY_ENVIRONMENT, peak_mebibytes_of
 from torch import nn
 
-from captum_sgcampp import LayerGradCamPlusPlus, true_derivatives
+from captum_sgcampp import LayerGradCamPlusPlus, higher_derivatives
 
 GRIDS = {32: (2, 2), 128: (4, 4), 512: (8, 8), 1024: (8, 16)}
 """The grid of the layer, which has 8 channels, by its number of positions."""
@@ -48,7 +48,7 @@ def call(above: str, n_positions: int, at_once: tuple[int, ...]) -> Callable[[],
     method = LayerGradCamPlusPlus(model, layer, derivatives="autograd")
 
     def attribute() -> object:
-        true_derivatives.POSITIONS_AT_ONCE = at_once
+        higher_derivatives.POSITIONS_AT_ONCE = at_once
         return method.attribute(inputs, target=3)
 
     return attribute
@@ -74,7 +74,7 @@ def main() -> None:
         print(peak_mebibytes_of(call(name, positions, tuple(sizes))))
         return
 
-    choices: list[tuple[int, ...]] = [*((size,) for size in AT_ONCE), true_derivatives.POSITIONS_AT_ONCE]
+    choices: list[tuple[int, ...]] = [*((size,) for size in AT_ONCE), higher_derivatives.POSITIONS_AT_ONCE]
     columns = " | ".join(map(str, AT_ONCE))
     print(f"| above the layer | positions | {columns} | found | MiB: {columns} | found |")
     print(f"| --- {'| ---: ' * (1 + 2 * len(choices))}|")

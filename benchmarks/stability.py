@@ -80,7 +80,7 @@ def main() -> None:
     errors: dict[int, list[list[float]]] = {n_samples: [[] for _ in LAYERS] for n_samples in RUNS}
     images = photographs().values()
     for image in tqdm(images):
-        inputs = classifier.see(image)
+        inputs = classifier.preprocess(image)
         with torch.no_grad():
             target = int(classifier.model(inputs).argmax())
         for name, maps in columns.items():

@@ -18,11 +18,11 @@ from captum_sgcampp._captum import (
     _expand_target,
     progress,
 )
-from captum_sgcampp.derivatives import Sampled, sampled_derivatives
 from captum_sgcampp.formulas import Derivatives
 from captum_sgcampp.layer_pass import LayerPass, LayerProbe
 from captum_sgcampp.layer_view import LayerView
 from captum_sgcampp.noise import Noise, default_batch_size
+from captum_sgcampp.sources import PassDerivatives, pass_derivatives
 from captum_sgcampp.user_warnings import warn
 
 Tick = Callable[[int], object]
@@ -54,7 +54,7 @@ class _CleanPass(NamedTuple):
 
     tensors: list[_CleanTensor]
     n_scores: int
-    sampled: list[list[Sampled]]
+    sampled: list[list[PassDerivatives]]
     """The derivatives of each tensor for each target if there is no noise, otherwise nothing."""
 
 
@@ -151,7 +151,7 @@ class Averaging:
 
     def _sample(
         self, layer_pass: LayerPass, tensors: list[_CleanTensor], n_scores: int, n_samples: int, tick: Tick
-    ) -> list[list[Sampled]]:
+    ) -> list[list[PassDerivatives]]:
         """Takes the derivatives of each tensor for each target from a pass of several noise samples."""
         sampled = []
         for number, target in enumerate(self.targets, start=1):
@@ -166,7 +166,7 @@ class Averaging:
             activations = [tensor.activations for tensor in tensors]
             kwargs = {**self.grad_kwargs, **again}
             sampled.append(
-                sampled_derivatives(self.source, layer_pass, scores, n_samples, activations, self.view, kwargs, tick)
+                pass_derivatives(self.source, layer_pass, scores, n_samples, activations, self.view, kwargs, tick)
             )
         if self.source != "autograd":
             tick(n_samples)
@@ -229,7 +229,7 @@ class _RunningSum:
     total: Derivatives | None = None
     first_gradient: Tensor | None = field(default=None, repr=False)
 
-    def add(self, sampled: Sampled) -> None:
+    def add(self, sampled: PassDerivatives) -> None:
         """Adds the samples of a pass."""
         if self.same_gradient:
             if self.first_gradient is None:
@@ -244,7 +244,7 @@ class _RunningSum:
         return formulas.divide(self.total, self.n_samples)
 
 
-def _add(sums: list[list[_RunningSum]], sampled: list[list[Sampled]]) -> None:
+def _add(sums: list[list[_RunningSum]], sampled: list[list[PassDerivatives]]) -> None:
     for sums_at_target, sampled_at_target in zip(sums, sampled, strict=False):
         for running_sum, of_tensor in zip(sums_at_target, sampled_at_target, strict=True):
             running_sum.add(of_tensor)

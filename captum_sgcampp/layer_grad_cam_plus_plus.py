@@ -17,13 +17,13 @@ from captum_sgcampp._captum import (
     log_usage,
 )
 from captum_sgcampp.averaging import Averaging
-from captum_sgcampp.derivatives import DERIVATIVES
 from captum_sgcampp.formulas import ALPHAS
 from captum_sgcampp.layer_pass import LayerProbe
 from captum_sgcampp.layer_view import LayerView
 from captum_sgcampp.layers import find_layer
 from captum_sgcampp.noise import Noise
 from captum_sgcampp.selection import Selection
+from captum_sgcampp.sources import SOURCES
 
 Attribution = Tensor | tuple[Tensor, ...]
 """A map, or one for each of a layer's tensors where it has several."""
@@ -104,7 +104,7 @@ class LayerGradCamPlusPlus(LayerAttribution, GradientAttribution):
             LayerAttribution.__init__(self, forward_func, find_layer(forward_func, layer), device_ids)
         GradientAttribution.__init__(self, forward_func)
         _require_choice("alpha", alpha, tuple(ALPHAS))
-        _require_choice("derivatives", derivatives, DERIVATIVES)
+        _require_choice("derivatives", derivatives, SOURCES)
         self.alpha = alpha
         self.derivatives = derivatives
         self.reshape_transform = reshape_transform

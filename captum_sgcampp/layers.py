@@ -26,7 +26,7 @@ class LayerInfo(NamedTuple):
     """How often it ran."""
 
     @property
-    def ran(self) -> str:
+    def output_summary(self) -> str:
         """The shapes in words, and what has to be known of how the layer runs."""
         if not self.calls:
             return "does not run"
@@ -35,7 +35,7 @@ class LayerInfo(NamedTuple):
 
     def __str__(self) -> str:
         """Name, type and shapes in one line; a module's own words take many."""
-        return f"{self.name}: {type(self.module).__name__}, {self.ran}"
+        return f"{self.name}: {type(self.module).__name__}, {self.output_summary}"
 
 
 def list_layers(model: Module, *inputs: Any) -> list[LayerInfo]:

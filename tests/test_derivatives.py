@@ -11,7 +11,7 @@ from models import TARGETS, cut_inputs, cut_model, images, one, seeded
 from oracle import Channels, CutModel, alpha, by_channel, inputs_seen, relative_error, samples_of
 from torch import Tensor, nn
 
-from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, channels_last_to_map, true_derivatives
+from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, channels_last_to_map, higher_derivatives
 
 SMOOTH: dict[str, Any] = {"n_samples": 3, "stdevs": 0.1}
 Transform = Callable[[Tensor], Tensor]
@@ -96,19 +96,19 @@ def wanted(
 
 def take_at_once(n_positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets "autograd" take so many positions at once, always."""
-    monkeypatch.setattr(true_derivatives, "POSITIONS_AT_ONCE", (n_positions,))
+    monkeypatch.setattr(higher_derivatives, "POSITIONS_AT_ONCE", (n_positions,))
 
 
 def positions_taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many positions "autograd" takes at once, each time."""
     taken: list[int] = []
-    original = true_derivatives._differentiate_twice
+    original = higher_derivatives._differentiate_twice
 
     def counted(*args: Any) -> tuple[Tensor, Tensor]:
         taken.append(len(args[2]))
         return original(*args)
 
-    monkeypatch.setattr(true_derivatives, "_differentiate_twice", counted)
+    monkeypatch.setattr(higher_derivatives, "_differentiate_twice", counted)
     return taken
 
 
@@ -176,7 +176,7 @@ def test_autograd_keeps_to_the_number_of_positions_at_once_that_is_cheaper(
     """Here the time of so many is their number to a power."""
     model, inputs = cut_model(rectified=False, smooth=True), cut_inputs()
     sizes = positions_taken(monkeypatch)
-    monkeypatch.setattr(true_derivatives, "perf_counter", lambda: sum(size**power for size in sizes))
+    monkeypatch.setattr(higher_derivatives, "perf_counter", lambda: sum(size**power for size in sizes))
     LayerGradCamPlusPlus(model, "layer", derivatives="autograd").attribute(inputs, TARGETS)
     assert sizes[:5] == [1, 8, 1, 8, cheaper]
     assert sum(sizes) == 27

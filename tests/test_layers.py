@@ -264,7 +264,7 @@ def test_list_layers_tells_what_runs_and_what_it_returns() -> None:
     assert layers["layer"].shapes == ((3, 3, 3, 3),)
     assert layers["layer"].module is model.layer
     assert list(layers)[-1] == "unused"
-    assert layers["unused"].ran == "does not run"
+    assert layers["unused"].output_summary == "does not run"
     assert str(layers["unused"]) == f"unused: {type(layers['unused'].module).__name__}, does not run"
 
 

@@ -54,12 +54,12 @@ class Classifier:
     classes: list[str]
     default_layer: str | None = None
 
-    def see(self, photograph: Image) -> Tensor:
+    def preprocess(self, photograph: Image) -> Tensor:
         """Turns a photograph into the network's input, (1, 3, H, W)."""
         image: Tensor = self.preset(photograph)
         return image.unsqueeze(0).to(next(self.model.parameters()).device)
 
-    def show(self, photograph: Image) -> npt.NDArray[np.float32]:
+    def crop(self, photograph: Image) -> npt.NDArray[np.float32]:
         """Cuts from a photograph what the network sees of it, (H, W, 3) in [0, 1], in a higher resolution."""
         resized = transforms.resize(photograph, [SHOWN_AT * size for size in self.preset.resize_size])
         cropped = transforms.center_crop(resized, [SHOWN_AT * size for size in self.preset.crop_size])

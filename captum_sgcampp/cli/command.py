@@ -18,9 +18,9 @@ from tqdm.auto import tqdm
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, __version__
 from captum_sgcampp.cli.classifiers import EFFICIENTNET_LITE0, ChosenLayer, Classifier, load_classifier
 from captum_sgcampp.cli.errors import CommandError, one_line
-from captum_sgcampp.cli.picture import Box, Panel, Row, draw
 from captum_sgcampp.formulas import ALPHAS
 from captum_sgcampp.layers import LayerInfo
+from captum_sgcampp.picture import Box, Panel, Row, draw
 
 EXAMPLE = "chelsea"
 """The photograph that is explained where none is given: scikit-image ships it."""
@@ -217,21 +217,21 @@ def _print_layers(layers: list[LayerInfo]) -> None:
     name_width = max(len(layer.name) for layer in layers)
     type_width = max(len(type(layer.module).__name__) for layer in layers)
     for layer in layers:
-        print(f"{layer.name:{name_width}}  {type(layer.module).__name__:{type_width}}  {layer.ran}")
+        print(f"{layer.name:{name_width}}  {type(layer.module).__name__:{type_width}}  {layer.output_summary}")
 
 
 def _explain(explanation: Explanation, image: Path | None, output: Path) -> list[str]:
     """Explains one photograph, and returns what there is to say: the most probable classes, the picture's path."""
     photograph = _open(image)
     classifier = explanation.classifier
-    inputs = classifier.see(photograph)
+    inputs = classifier.preprocess(photograph)
     with torch.no_grad():
         probabilities = classifier.model(inputs).softmax(dim=1)[0]
     ranking = probabilities.argsort(descending=True).tolist()
     name = image.name if image else EXAMPLE
 
     targets = explanation.targets or ranking[: explanation.top_k]
-    shown = classifier.show(photograph)
+    shown = classifier.crop(photograph)
     rows = []
     for target, maps in zip(targets, _attributions(explanation, inputs, targets), strict=True):
         named, outlines = f"{classifier.classes[target]}, {probabilities[target]:.1%}", _outlines(explanation)

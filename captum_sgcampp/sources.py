@@ -7,16 +7,16 @@ from torch import Tensor
 
 from captum_sgcampp import formulas
 from captum_sgcampp.formulas import Derivatives
+from captum_sgcampp.higher_derivatives import second_and_third_derivatives
 from captum_sgcampp.layer_capture import Captured
 from captum_sgcampp.layer_pass import LayerPass, joined
 from captum_sgcampp.layer_view import LayerView
-from captum_sgcampp.true_derivatives import second_and_third_derivatives
 
-DERIVATIVES = ("powers", "exp", "autograd")
+SOURCES = ("powers", "exp", "autograd")
 """The names that the attribution methods take."""
 
 
-class Sampled(NamedTuple):
+class PassDerivatives(NamedTuple):
     """What a pass tells of one of the layers' tensors."""
 
     gradients: Tensor
@@ -25,7 +25,7 @@ class Sampled(NamedTuple):
     """The sums of D1, D2, D3 over the noise samples."""
 
 
-def sampled_derivatives(
+def pass_derivatives(
     source: str,
     layer_pass: LayerPass,
     scores: Tensor,
@@ -34,11 +34,11 @@ def sampled_derivatives(
     view: LayerView,
     grad_kwargs: dict[str, Any],
     tick: Callable[[int], object],
-) -> list[Sampled]:
+) -> list[PassDerivatives]:
     r"""Takes the derivatives of one pass, in which the noise samples stand one after the other.
 
     Args:
-        source: One of :data:`DERIVATIVES`.
+        source: One of :data:`SOURCES`.
         layer_pass: The pass.
         scores: Its scores, of n_samples * N examples.
         n_samples: How many samples of each example are in it.
@@ -83,7 +83,7 @@ def sampled_derivatives(
                 joined(both).to(by_sample.dtype).reshape_as(by_sample) for both in zip(*higher, strict=True)
             )
             summed = formulas.sum_of_derivatives(by_sample, second, third)
-        sampled.append(Sampled(by_sample, summed))
+        sampled.append(PassDerivatives(by_sample, summed))
     return sampled
 
 
