@@ -27,7 +27,7 @@ def classifier() -> Classifier:
 
 def explained(classifier: Classifier, photograph: str) -> tuple[Tensor, int]:
     """A photograph as the network's input, and the class that it finds."""
-    inputs = classifier.see(Image.fromarray(getattr(data, photograph)()))
+    inputs = classifier.preprocess(Image.fromarray(getattr(data, photograph)()))
     with torch.no_grad():
         return inputs, int(classifier.model(inputs).argmax())
 
