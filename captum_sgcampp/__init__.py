@@ -1,5 +1,6 @@
 """Grad-CAM++ and Smooth Grad-CAM++ for PyTorch, as Captum layer attributions."""
 
+from captum_sgcampp.explanation import Explanation, explain
 from captum_sgcampp.layer_grad_cam_plus_plus import LayerGradCamPlusPlus
 from captum_sgcampp.layer_smooth_grad_cam_pp import LayerSmoothGradCAMpp
 from captum_sgcampp.layers import LayerInfo, list_layers
@@ -8,11 +9,13 @@ from captum_sgcampp.reshape import channels_last_to_map, tokens_to_map
 __version__ = "0.1.0"
 
 __all__ = [
+    "Explanation",
     "LayerGradCamPlusPlus",
     "LayerInfo",
     "LayerSmoothGradCAMpp",
     "__version__",
     "channels_last_to_map",
+    "explain",
     "list_layers",
     "tokens_to_map",
 ]

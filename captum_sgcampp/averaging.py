@@ -1,15 +1,15 @@
-"""Averages derivatives over noise samples: a pass without noise for the activations, and passes with it."""
+"""Averages derivatives over noise samples: one pass without noise for the activations, and passes with it."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.nn import Module
 
-from captum_sgcampp import formulas, user_warnings
+from captum_sgcampp import user_warnings
 from captum_sgcampp._captum import (
     ExpansionTypes,
     NullProgress,
@@ -18,125 +18,127 @@ from captum_sgcampp._captum import (
     _expand_target,
     progress,
 )
+from captum_sgcampp.clean_pass import CleanPass, CleanTensor
 from captum_sgcampp.formulas import Derivatives
 from captum_sgcampp.layer_pass import LayerPass, LayerProbe
 from captum_sgcampp.layer_view import LayerView
-from captum_sgcampp.noise import Noise, default_batch_size
-from captum_sgcampp.sources import PassDerivatives, pass_derivatives
-from captum_sgcampp.user_warnings import warn
+from captum_sgcampp.noise import Noise
+from captum_sgcampp.sources import DerivativeSource, PassDerivatives
 
-Tick = Callable[[int], object]
+OnProgress = Callable[[int], object]
 
 
 class LayerStatistics(NamedTuple):
-    """What the formulas need to know of one of the layers' tensors, for one target."""
+    """All that the formulas need of one layer tensor, for one target."""
 
     layer: Module
     activations: Tensor
-    r"""A, at the input without noise; (N, C, \*spatial), of the selected channels."""
-    derivatives: Derivatives
-    """D1, D2, D3, for each of them."""
+    r"""A at the input without noise, (N, C, \*spatial), of the selected channels."""
+    averaged: Derivatives
+    """D1, D2, D3, averaged over the noise samples; without noise, those at the input."""
+    clean: Derivatives | None
+    """D1, D2, D3 at the input without noise, where they were taken."""
 
 
-class _CleanTensor(NamedTuple):
-    """One of the layers' tensors in the pass without noise."""
+class Averages(NamedTuple):
+    """The outcome of all passes."""
 
-    layer: Module
-    name: str
-    n_rows: int
-    """The first dimension of the tensor as the model has it."""
-    activations: Tensor
-    r"""The selected channels of the map, (N, C, \*spatial)."""
-
-
-class _CleanPass(NamedTuple):
-    """What is kept of the pass without noise."""
-
-    tensors: list[_CleanTensor]
-    n_scores: int
-    sampled: list[list[PassDerivatives]]
-    """The derivatives of each tensor for each target if there is no noise, otherwise nothing."""
+    output: Tensor
+    """The model's output without noise, detached."""
+    targets: Sequence[TargetType]
+    """The targets that were chosen."""
+    statistics: list[list[LayerStatistics]]
+    """For each target, the statistics of each layer tensor."""
 
 
 @dataclass(frozen=True)
 class Averaging:
     """Averages derivatives over noise samples, for several targets from the same passes.
 
-    The activations are always those of the input without noise. The derivatives are taken there too if there is no
-    noise; otherwise they are means over the noise samples, eq. (6), (7). The sums run along with the samples, so that
-    memory does not grow with their number.
+    The activations are always those of the input without noise. The derivatives are means over the noise samples, eq.
+    (6), (7); without noise, they are taken at the input itself. Sums are updated pass by pass, so that memory does not
+    grow with the number of samples.
 
     Args:
         probe: Runs the model.
-        view: What to see of the layers.
-        source: Where the derivatives come from.
+        view: Turns the layers' tensors into maps.
+        source: The name of the source of the derivatives.
         noise: The noise samples.
-        targets: The targets.
         grad_kwargs: For `torch.autograd.grad`.
         show_progress: Show a progress bar.
+        with_clean_derivatives: Take the derivatives at the input too where there is noise.
     """
 
     probe: LayerProbe
     view: LayerView
-    source: str
-    noise: Noise
-    targets: Sequence[TargetType]
-    grad_kwargs: dict[str, Any]
+    source: str = "powers"
+    noise: Noise = field(default_factory=Noise)
+    grad_kwargs: dict[str, Any] = field(default_factory=dict)
     show_progress: bool = False
+    with_clean_derivatives: bool = False
 
-    def run(self, inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]) -> list[list[LayerStatistics]]:
-        """Runs the model, and returns for each target the activations and mean derivatives of each tensor.
+    def run(
+        self,
+        inputs: tuple[Tensor, ...],
+        forward_args: tuple[Any, ...],
+        choose_targets: Callable[[Tensor], Sequence[TargetType]],
+    ) -> Averages:
+        """Runs the model, first without noise and then on the noisy copies.
 
         Args:
             inputs: The inputs without noise.
             forward_args: What follows the inputs.
+            choose_targets: Chooses the targets, given the output without noise.
 
         Raises:
             AssertionError: A target does not fit the output.
             IndexError: The layer does not have a selected filter or neuron.
-            ValueError: The score does not depend on what is seen of a layer, or that is no map; or several copies are
-                to share a pass, and rows are not examples.
+            ValueError: The score does not depend on the layer's map, or the layer has none; or several copies are to
+                share a pass, and rows are not examples.
 
         Warns:
-            UserWarning: A layer runs again in a pass; noise changes nothing; something is not finite, or has no
-                curvature.
+            UserWarning: A layer runs more than once in a pass; noise changes nothing; something is not finite, or has
+                no curvature.
         """
         # The pass without noise is a pass of its own, although one less would be faster: then A is right in models that
         # mix examples too, and its shapes show whether several copies may share a pass.
-        source = self.noise.source(inputs) if self.noise.n_samples else None  # before the model may draw numbers
-        clean = self.probe.run(inputs, forward_args, self._look, with_activations=True)
-        sums = [[_RunningSum() for _ in clean.tensors] for _ in self.targets]
-        _add(sums, clean.sampled)
-        if source is not None:
-            at_once = self._copies_at_once(clean, inputs, forward_args)
-            with self._progress(clean.tensors) as bar:
-                for n_samples, noisy_inputs in self.noise.chunks(inputs, at_once, source):
-                    compute = partial(
-                        self._sample,
-                        tensors=clean.tensors,
-                        n_scores=clean.n_scores,
-                        n_samples=n_samples,
-                        tick=bar.update,
-                    )
+        generator = self.noise.source(inputs) if self.noise.n_samples else None  # before the model may draw numbers
+        take = partial(self._clean_pass, choose_targets=choose_targets)
+        clean = self.probe.run(inputs, forward_args, take, with_activations=True)
+        sums = [[_RunningSum() for _ in clean.tensors] for _ in clean.targets]
+        if generator is None:
+            _add(sums, clean.derivatives)
+        else:
+            at_once = clean.copies_at_once(self.noise, inputs, forward_args)
+            with self._progress(clean.targets, clean.tensors) as bar:
+                for n_samples, noisy_inputs in self.noise.chunks(inputs, at_once, generator):
+                    take_noisy = partial(self._noisy_pass, clean=clean, n_samples=n_samples, on_progress=bar.update)
                     args = _repeated(forward_args, n_samples)
-                    _add(sums, self.probe.run(noisy_inputs, args, compute))
+                    _add(sums, self.probe.run(noisy_inputs, args, take_noisy))
         statistics = [
             [
-                LayerStatistics(tensor.layer, tensor.activations, running_sum.mean())
-                for tensor, running_sum in zip(clean.tensors, sums_at_target, strict=True)
+                LayerStatistics(
+                    tensor.layer,
+                    tensor.activations,
+                    running_sum.mean(),
+                    clean.derivatives[number][place].summed if clean.derivatives else None,
+                )
+                for place, (tensor, running_sum) in enumerate(zip(clean.tensors, sums_at_target, strict=True))
             ]
-            for sums_at_target in sums
+            for number, sums_at_target in enumerate(sums)
         ]
-        self._warn_of_derivatives(clean.tensors, sums, statistics)
-        return statistics
+        self._warn(clean.tensors, sums, statistics)
+        return Averages(clean.output, clean.targets, statistics)
 
-    def _look(self, layer_pass: LayerPass) -> _CleanPass:
-        """Takes what is needed from the pass without noise."""
-        n_scores, *_ = [len(layer_pass.scores(target)) for target in self.targets]  # wrong targets end here
+    def _clean_pass(self, layer_pass: LayerPass, choose_targets: Callable[[Tensor], Sequence[TargetType]]) -> CleanPass:
+        """Keeps what is needed of the pass without noise."""
+        output = layer_pass.output.detach()
+        targets = choose_targets(output)
+        n_scores, *_ = [len(layer_pass.scores(target)) for target in targets]  # wrong targets raise here
         for tensor in layer_pass.tensors:
-            warn(user_warnings.repeated_layer(tensor.name, tensor.calls))
+            user_warnings.warn(user_warnings.repeated_layer(tensor.name, tensor.calls))
         tensors = [
-            _CleanTensor(
+            CleanTensor(
                 tensor.layer,
                 tensor.name,
                 len(values) if values.dim() else 0,
@@ -144,110 +146,92 @@ class Averaging:
             )
             for values, tensor in zip(layer_pass.activations(), layer_pass.tensors, strict=True)
         ]
-        if self.noise.n_samples:
-            return _CleanPass(tensors, n_scores, [])
-        with self._progress(tensors) as bar:
-            return _CleanPass(tensors, n_scores, self._sample(layer_pass, tensors, n_scores, 1, bar.update))
+        clean = CleanPass(output, targets, n_scores, tensors, [])
+        if self.noise.n_samples and not self.with_clean_derivatives:
+            return clean
+        # A progress bar for the noise samples follows where there are any.
+        bar_of_pass = NullProgress() if self.noise.n_samples else self._progress(targets, tensors)
+        with bar_of_pass as bar:
+            return replace(clean, derivatives=self._noisy_pass(layer_pass, clean, 1, bar.update))
 
-    def _sample(
-        self, layer_pass: LayerPass, tensors: list[_CleanTensor], n_scores: int, n_samples: int, tick: Tick
+    def _noisy_pass(
+        self, layer_pass: LayerPass, clean: CleanPass, n_samples: int, on_progress: OnProgress
     ) -> list[list[PassDerivatives]]:
-        """Takes the derivatives of each tensor for each target from a pass of several noise samples."""
-        sampled = []
-        for number, target in enumerate(self.targets, start=1):
+        """Takes the derivatives at each tensor for each target from a pass of several noise samples."""
+        source = DerivativeSource(self.source, self.view, self.grad_kwargs, on_progress)
+        activations = [tensor.activations for tensor in clean.tensors]
+        derivatives = []
+        for number, target in enumerate(clean.targets, start=1):
             scores = layer_pass.scores(_expand_target(target, n_samples, ExpansionTypes.repeat))
-            if len(scores) != n_samples * n_scores:
+            if len(scores) != n_samples * clean.n_scores:
                 raise ValueError(
-                    f"forward_func: returned {len(scores)} score(s) for {n_samples} noisy copies of inputs that it "
-                    f"returns {n_scores} for. It must return one score for each example, or be given one copy at a "
-                    "time, n_samples_batch_size=1."
+                    f"forward_func: returned {len(scores)} score(s) for {n_samples} noisy copies of inputs, and "
+                    f"{clean.n_scores} for the inputs. It must return one score for each example, or be given "
+                    "one copy at a time with n_samples_batch_size=1."
                 )
-            again = {"retain_graph": True} if number < len(self.targets) else {}
-            activations = [tensor.activations for tensor in tensors]
-            kwargs = {**self.grad_kwargs, **again}
-            sampled.append(
-                pass_derivatives(self.source, layer_pass, scores, n_samples, activations, self.view, kwargs, tick)
+            others_follow = number < len(clean.targets)
+            derivatives.append(
+                source.derivatives(layer_pass, scores, n_samples, activations, retain_graph=others_follow)
             )
         if self.source != "autograd":
-            tick(n_samples)
-        return sampled
+            on_progress(n_samples)
+        return derivatives
 
-    def _copies_at_once(self, clean: _CleanPass, inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]) -> int:
-        """How many noisy copies may share a pass: one, unless all rows are examples."""
-        asked = self.noise.batch_size
-        rows = {
-            "inputs": [len(tensor) if tensor.dim() else 0 for tensor in inputs],
-            "additional_forward_args": [
-                len(arg) if arg.dim() else 0 for arg in forward_args if isinstance(arg, Tensor)
-            ],
-            **{f"layer {tensor.name}": [tensor.n_rows, len(tensor.activations)] for tensor in clean.tensors},
-        }
-        other = [what for what, numbers in rows.items() if any(number != clean.n_scores for number in numbers)]
-        if not other:
-            return asked or default_batch_size(inputs[0])
-        if asked is not None and min(asked, self.noise.n_samples) > 1:
-            raise ValueError(
-                f"n_samples_batch_size: must be 1 or None, and is {asked}: there are {clean.n_scores} score(s), and "
-                f"{' and '.join(other)} of other first dimension(s), so rows are not examples, and noisy copies that "
-                "share a pass could not be told apart."
-            )
-        return 1
-
-    def _progress(self, tensors: list[_CleanTensor]) -> AbstractContextManager[Any]:
+    def _progress(self, targets: Sequence[TargetType], tensors: Sequence[CleanTensor]) -> AbstractContextManager[Any]:
         if not self.show_progress:
             return NullProgress()
         n_passes = max(1, self.noise.n_samples)
         if self.source != "autograd":
             return progress(total=n_passes, desc="Noise samples")
         n_positions = sum(tensor.activations.numel() for tensor in tensors)
-        return progress(total=n_passes * len(self.targets) * n_positions, desc="Positions")
+        return progress(total=n_passes * len(targets) * n_positions, desc="Positions")
 
-    def _warn_of_derivatives(
+    def _warn(
         self,
-        tensors: list[_CleanTensor],
+        tensors: Sequence[CleanTensor],
         sums: "list[list[_RunningSum]]",
         statistics: list[list[LayerStatistics]],
     ) -> None:
         messages: list[str] = []
         for at_target, sums_at_target in zip(statistics, sums, strict=True):
-            for tensor, running_sum, (_, activations, mean) in zip(tensors, sums_at_target, at_target, strict=True):
+            for tensor, running_sum, (_, activations, mean, _) in zip(tensors, sums_at_target, at_target, strict=True):
                 messages += user_warnings.not_finite(tensor.name, activations, mean)
                 if mean.first.any():
                     if running_sum.n_samples > 1 and running_sum.same_gradient:
                         messages += user_warnings.smoothing_without_effect(tensor.name)
                     if self.source == "autograd" and not mean.second.any():
                         messages += user_warnings.no_curvature(tensor.name)
-        warn(messages)
+        user_warnings.warn(messages)
 
 
 @dataclass
 class _RunningSum:
-    """The derivatives of one of the layers' tensors, summed over the noise samples so far."""
+    """The derivatives at one layer tensor, summed over the noise samples so far."""
 
     n_samples: int = 0
     same_gradient: bool = True
     total: Derivatives | None = None
     first_gradient: Tensor | None = field(default=None, repr=False)
 
-    def add(self, sampled: PassDerivatives) -> None:
+    def add(self, derivatives: PassDerivatives) -> None:
         """Adds the samples of a pass."""
         if self.same_gradient:
             if self.first_gradient is None:
-                self.first_gradient = sampled.gradients[0].detach().clone()  # not the whole pass is kept
-            self.same_gradient = user_warnings.same_gradient(sampled.gradients, self.first_gradient)
-        self.n_samples += len(sampled.gradients)
-        self.total = sampled.summed if self.total is None else formulas.add(self.total, sampled.summed)
+                self.first_gradient = derivatives.gradients[0].detach().clone()  # so that the rest can be freed
+            self.same_gradient = user_warnings.same_gradient(derivatives.gradients, self.first_gradient)
+        self.n_samples += len(derivatives.gradients)
+        self.total = derivatives.summed if self.total is None else self.total + derivatives.summed
 
     def mean(self) -> Derivatives:
         """The mean over the samples."""
         assert self.total is not None, "there is always one pass"
-        return formulas.divide(self.total, self.n_samples)
+        return self.total / self.n_samples
 
 
-def _add(sums: list[list[_RunningSum]], sampled: list[list[PassDerivatives]]) -> None:
-    for sums_at_target, sampled_at_target in zip(sums, sampled, strict=False):
-        for running_sum, of_tensor in zip(sums_at_target, sampled_at_target, strict=True):
-            running_sum.add(of_tensor)
+def _add(sums: list[list[_RunningSum]], derivatives: list[list[PassDerivatives]]) -> None:
+    for sums_at_target, at_target in zip(sums, derivatives, strict=True):
+        for running_sum, at_tensor in zip(sums_at_target, at_target, strict=True):
+            running_sum.add(at_tensor)
 
 
 def _repeated(forward_args: tuple[Any, ...], n_samples: int) -> tuple[Any, ...]:

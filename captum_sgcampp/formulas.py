@@ -16,17 +16,21 @@ none. They are float32 or float64.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-class Derivatives(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Derivatives:
     r"""The derivatives :math:`D_1, D_2, D_3`, each divided by a power of their own scale.
 
     :math:`D_p` is ``scale ** p`` times the field, and the fields are of the order of one. Bare cubes of small
-    gradients would vanish: in float32, the cube of 1e-16 is zero.
+    gradients would vanish: in float32, the cube of 1e-16 is zero. ``a + b`` adds the derivatives of two sets of
+    noise samples, and ``total / n`` turns a sum over n samples into their mean.
     """
 
     first: Tensor
@@ -37,9 +41,31 @@ class Derivatives(NamedTuple):
     r""":math:`D_3 / scale^3`, same shape."""
     scale: Tensor
     """A power of two for each example and channel, so that scaling rounds nothing; shape (N, C, 1, ...)."""
-    log_unit: Tensor = torch.zeros(())
-    """The logarithm of the unit that all three are in, which is the same for them and drops out of alpha;
-    broadcasts over (N, C, 1, ...)."""
+    log_unit: Tensor = field(default_factory=partial(torch.zeros, ()))
+    """The logarithm of a unit that all three share and that cancels in alpha; broadcasts over (N, C, 1, ...)."""
+
+    def __add__(self, other: "Derivatives") -> "Derivatives":
+        """Adds two sums of derivatives, in the larger of their scales and of their units."""
+        scale = torch.maximum(self.scale, other.scale)
+        log_unit = torch.maximum(self.log_unit, other.log_unit)
+        a, b = ((one.log_unit - log_unit).exp() for one in (self, other))
+        c, d = (one.scale / scale for one in (self, other))
+        return Derivatives(
+            a * c * self.first + b * d * other.first,
+            a * c**2 * self.second + b * d**2 * other.second,
+            a * c**3 * self.third + b * d**3 * other.third,
+            scale,
+            log_unit,
+        )
+
+    def __truediv__(self, n_samples: int) -> "Derivatives":
+        """Turns the sum over noise samples into their mean, eq. (6), (7)."""
+        return replace(self, first=self.first / n_samples, second=self.second / n_samples, third=self.third / n_samples)
+
+    @property
+    def gradient(self) -> Tensor:
+        r""":math:`D_1` itself, shape (N, C, \*spatial)."""
+        return self.scale * self.first
 
 
 def sum_of_powers(gradients: Tensor, scores: Tensor | None = None) -> Derivatives:
@@ -83,27 +109,6 @@ def sum_of_derivatives(first: Tensor, second: Tensor, third: Tensor) -> Derivati
     )
 
 
-def add(left: Derivatives, right: Derivatives) -> Derivatives:
-    """Adds two sums of derivatives, at the larger of their scales and of their units."""
-    scale = torch.maximum(left.scale, right.scale)
-    log_unit = torch.maximum(left.log_unit, right.log_unit)
-    a, b = ((one.log_unit - log_unit).exp() for one in (left, right))
-    c, d = (one.scale / scale for one in (left, right))
-    return Derivatives(
-        a * c * left.first + b * d * right.first,
-        a * c**2 * left.second + b * d**2 * right.second,
-        a * c**3 * left.third + b * d**3 * right.third,
-        scale,
-        log_unit,
-    )
-
-
-def divide(total: Derivatives, n_samples: int) -> Derivatives:
-    """Turns the sum over noise samples into their mean, eq. (6), (7)."""
-    first, second, third, scale, log_unit = total
-    return Derivatives(first / n_samples, second / n_samples, third / n_samples, scale, log_unit)
-
-
 class Alpha(NamedTuple):
     r"""The weights :math:`\alpha` of the positions, divided by a power of the derivatives' scale.
 
@@ -130,8 +135,8 @@ def alpha_eq7(derivatives: Derivatives, activations: Tensor) -> Alpha:
 
     It has the pole of eq. (5), and the dimension of one over a derivative.
     """
-    first, second, *_ = derivatives
-    return Alpha(_ratio(first, 2 * second + _third_term(derivatives, activations)), power=-1)
+    denominator = 2 * derivatives.second + _third_term(derivatives, activations)
+    return Alpha(_ratio(derivatives.first, denominator), power=-1)
 
 
 def alpha_bounded(derivatives: Derivatives, activations: Tensor) -> Alpha:
@@ -153,10 +158,18 @@ ALPHAS: dict[str, Callable[[Derivatives, Tensor], Alpha]] = {
 """The forms of alpha by the name that the attribution methods take."""
 
 
-def weights(alpha: Alpha, derivatives: Derivatives) -> Tensor:
+def grad_cam_pp_weights(alpha: Alpha, derivatives: Derivatives) -> Tensor:
     r""":math:`w_k = \sum_i \alpha_{ki} \, \mathrm{relu}(D_1)`, eq. (3), (8); shape (N, C, 1, ...)."""
     unit = derivatives.scale ** (alpha.power + 1)
     return over_positions(torch.sum, alpha.values * derivatives.first.relu()) * unit
+
+
+def grad_cam_weights(derivatives: Derivatives) -> Tensor:
+    r""":math:`w_k = \frac{1}{Z} \sum_i D_1`, over Z positions; shape (N, C, 1, ...).
+
+    Not from the paper: the weights of Grad-CAM (Selvaraju et al., arXiv:1610.02391), with the gradient averaged.
+    """
+    return over_positions(torch.mean, derivatives.first) * derivatives.scale
 
 
 def weighted_activations(weights: Tensor, activations: Tensor, sum_channels: bool) -> Tensor:

@@ -1,21 +1,29 @@
-"""How a layer's tensor is seen: as a map, (N, C, *spatial), of the filters that are asked for."""
+"""How a layer's tensor is seen: as a map, (N, C, *spatial), of the selected filters and neurons."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from captum_sgcampp import formulas
 from captum_sgcampp.selection import Selection
 
 
-class LayerView(NamedTuple):
-    """Turns a layer's activations, and in the same way its gradients, into maps in full precision."""
+@dataclass(frozen=True)
+class LayerView:
+    """Turns a layer's activations and gradients into maps in full precision, and these into an attribution.
 
-    selection: Selection
-    """What is asked for."""
+    Filters are selected first, before anything is computed; neurons last, in the finished attribution, because their
+    weights come from the whole channel.
+
+    Args:
+        selection: The filters and neurons.
+        reshape_transform: Turns the layer's tensor into (N, C, *spatial), where it has another shape.
+    """
+
+    selection: Selection = field(default_factory=Selection)
     reshape_transform: Callable[[Tensor], Tensor] | None = None
-    """Turns the layer's tensor into (N, C, *spatial), where it is something else."""
 
     def activations(self, tensor: Tensor, layer: str) -> Tensor:
         """Turns activations into maps.
@@ -29,39 +37,40 @@ class LayerView(NamedTuple):
 
         Raises:
             IndexError: The layer does not have a selected filter or neuron.
-            ValueError: There are no channels, or the coordinates are not those of the spatial dimensions.
+            ValueError: There are no channels, or the coordinates do not match the spatial dimensions.
         """
         maps = self._maps(tensor)
         if maps.dim() < 2:
             raise ValueError(
-                f"layer: {layer} gives {tuple(maps.shape)}, where (N, C, *spatial) is needed; reshape_transform can "
-                "turn the one into the other."
+                f"layer: {layer} has shape {tuple(maps.shape)}, where (N, C, *spatial) is needed; reshape_transform "
+                "can turn the one into the other."
             )
         if not maps.numel():
-            raise ValueError(f"layer: {layer} gives {tuple(maps.shape)}, which holds nothing to attribute to.")
+            raise ValueError(f"layer: {layer} has shape {tuple(maps.shape)}, which holds nothing to attribute to.")
         self.selection.check(maps.shape, layer)
-        return self._full(maps)
+        return self._selected(maps)
 
     def gradients(self, tensor: Tensor, layer: str) -> Tensor:
         """Turns gradients into maps.
 
         Raises:
-            ValueError: What `reshape_transform` leaves of the layer cannot influence the score, though the rest can.
+            ValueError: The score does not depend on the part of the layer that `reshape_transform` keeps, but on the
+                rest of it.
         """
         maps = self._maps(tensor)
         if self.reshape_transform and tensor.any() and not maps.any():
             raise ValueError(
-                f"layer: the score depends on {layer} only through what reshape_transform leaves out, such as a class "
-                "token that is alone read after the last block. Choose an earlier layer, such as the first "
-                "normalization in that block."
+                f"layer: the score depends on {layer} only through what reshape_transform leaves out, such as the "
+                "class token, which is often all that is read after the last block. Choose an earlier layer, such "
+                "as the first normalization in that block."
             )
-        return self._full(maps)
+        return self._selected(maps)
 
     def indices(self, tensor: Tensor, layer: str) -> Tensor:
-        r"""Finds where in the layer's tensor each element of the maps is.
+        r"""Finds the place of each element of the maps in the layer's tensor.
 
         Args:
-            tensor: The layer's tensor, of which only shape and device count.
+            tensor: The layer's tensor, of which only shape and device matter.
             layer: The layer's name, for messages.
 
         Returns:
@@ -83,9 +92,28 @@ class LayerView(NamedTuple):
             )
         return order[places]
 
+    def attribution(
+        self, weights: Tensor, activations: Tensor, *, relu_attributions: bool = True, sum_channels: bool | None = None
+    ) -> Tensor:
+        r"""Combines weights and activations to the map of eq. (2).
+
+        Args:
+            weights: The weights of the selected channels, (N, C, 1, ...), or of each position, (N, C, \*spatial).
+            activations: What :meth:`activations` returned.
+            relu_attributions: Rectify the map.
+            sum_channels: Sum over the channels. None sums unless filters are selected.
+
+        Returns:
+            (N, 1, \*spatial), or (N, C, \*spatial) if channels are not summed; zero except at the selected neurons.
+        """
+        if sum_channels is None:
+            sum_channels = self.selection.filters is None
+        attribution = formulas.weighted_activations(weights, activations, sum_channels)
+        return self.selection.neurons(attribution.relu() if relu_attributions else attribution)
+
     def _maps(self, tensor: Tensor) -> Tensor:
         return self.reshape_transform(tensor) if self.reshape_transform else tensor
 
-    def _full(self, maps: Tensor) -> Tensor:
-        """Half precision becomes float32; float32 and float64 stay."""
+    def _selected(self, maps: Tensor) -> Tensor:
+        """The selected channels in full precision: half becomes float32; float32 and float64 stay."""
         return self.selection.channels(maps).to(torch.promote_types(maps.dtype, torch.float32))

@@ -1,6 +1,7 @@
-"""Where the derivatives come from: D1, D2, D3 of the noise samples of one pass, and their sums."""
+"""The sources of the derivatives: D1, D2, D3 of the noise samples in one pass, and their sums."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -8,16 +9,15 @@ from torch import Tensor
 from captum_sgcampp import formulas
 from captum_sgcampp.formulas import Derivatives
 from captum_sgcampp.higher_derivatives import second_and_third_derivatives
-from captum_sgcampp.layer_capture import Captured
-from captum_sgcampp.layer_pass import LayerPass, joined
+from captum_sgcampp.layer_pass import LayerPass, LayerTensor, joined
 from captum_sgcampp.layer_view import LayerView
 
 SOURCES = ("powers", "exp", "autograd")
-"""The names that the attribution methods take."""
+"""The values of `derivatives` that the attribution methods accept."""
 
 
 class PassDerivatives(NamedTuple):
-    """What a pass tells of one of the layers' tensors."""
+    """One pass's derivatives at one layer tensor."""
 
     gradients: Tensor
     r"""dS/dA for each noise sample, (n, N, C, \*spatial), of the selected channels."""
@@ -25,79 +25,91 @@ class PassDerivatives(NamedTuple):
     """The sums of D1, D2, D3 over the noise samples."""
 
 
-def pass_derivatives(
-    source: str,
-    layer_pass: LayerPass,
-    scores: Tensor,
-    n_samples: int,
-    activations: list[Tensor],
-    view: LayerView,
-    grad_kwargs: dict[str, Any],
-    tick: Callable[[int], object],
-) -> list[PassDerivatives]:
-    r"""Takes the derivatives of one pass, in which the noise samples stand one after the other.
+@dataclass(frozen=True)
+class DerivativeSource:
+    """Takes the derivatives of passes in which the noise samples follow one another.
 
     Args:
-        source: One of :data:`SOURCES`.
-        layer_pass: The pass.
-        scores: Its scores, of n_samples * N examples.
-        n_samples: How many samples of each example are in it.
-        activations: What is seen of each of the layers' tensors without noise, (N, C, \*spatial).
-        view: How it is seen.
+        name: One of :data:`SOURCES`.
+        view: How the layers' tensors become maps.
         grad_kwargs: For `torch.autograd.grad`.
-        tick: Called by "autograd", which takes long, with the number of positions done.
-
-    Raises:
-        ValueError: The examples cannot be told apart in the scores or in a layer.
+        on_positions: Called by "autograd", which is slow, with the number of positions that it has finished.
     """
-    kwargs = {**grad_kwargs, "create_graph": True} if source == "autograd" else grad_kwargs
-    sampled = []
-    for tensor, pieces, activation in zip(
-        layer_pass.tensors, layer_pass.gradients(scores, kwargs), activations, strict=True
-    ):
-        gradients = view.gradients(joined(pieces), tensor.name)
+
+    name: str
+    view: LayerView
+    grad_kwargs: dict[str, Any]
+    on_positions: Callable[[int], object]
+
+    def derivatives(
+        self,
+        layer_pass: LayerPass,
+        scores: Tensor,
+        n_samples: int,
+        activations: list[Tensor],
+        *,
+        retain_graph: bool,
+    ) -> list[PassDerivatives]:
+        r"""Takes the derivatives at each layer tensor of a pass.
+
+        Args:
+            layer_pass: The pass.
+            scores: Its scores, one for each of n_samples * N examples.
+            n_samples: The number of noise samples of each example in the pass.
+            activations: The map of each layer tensor without noise, (N, C, \*spatial).
+            retain_graph: Keep the graph, for the derivatives of other scores.
+
+        Raises:
+            ValueError: The rows of the scores or of a layer are not noise samples of the examples.
+        """
+        grad_kwargs = {**self.grad_kwargs, "retain_graph": True} if retain_graph else self.grad_kwargs
+        first_order = {**grad_kwargs, "create_graph": True} if self.name == "autograd" else grad_kwargs
+        derivatives = []
+        for tensor, pieces, activation in zip(
+            layer_pass.tensors, layer_pass.gradients(scores, first_order), activations, strict=True
+        ):
+            gradients = self.view.gradients(joined(pieces), tensor.name)
+            self._require_rows(gradients, activation, scores, n_samples, tensor.name)
+            by_sample = gradients.reshape(n_samples, *activation.shape)
+            if self.name == "autograd":
+                higher = self._higher_derivatives(tensor, pieces, grad_kwargs)
+                second, third = (values.to(by_sample.dtype).reshape_as(by_sample) for values in higher)
+                summed = formulas.sum_of_derivatives(by_sample, second, third)
+            elif self.name == "exp":
+                by_score = scores.to(by_sample.dtype).reshape(n_samples, -1, *[1] * (activation.dim() - 1))
+                summed = formulas.sum_of_powers(by_sample, by_score)
+            else:
+                summed = formulas.sum_of_powers(by_sample)
+            derivatives.append(PassDerivatives(by_sample, summed))
+        return derivatives
+
+    def _require_rows(self, gradients: Tensor, activation: Tensor, scores: Tensor, n_samples: int, layer: str) -> None:
+        """Raises if the rows of a layer are not the noise samples, or not those of the scores where that matters."""
         if gradients.shape != (n_samples * len(activation), *activation.shape[1:]):
             raise ValueError(
-                f"layer: {tensor.name} gives {tuple(activation.shape)} for the inputs, and for {n_samples} noisy "
-                f"copies of them {tuple(gradients.shape)}. Its first dimension must be that of the examples, which "
-                "reshape_transform can see to; if the layer joins examples, noise has to be added to one copy at a "
-                "time, n_samples_batch_size=1."
+                f"layer: {layer} has shape {tuple(activation.shape)} for the inputs, and {tuple(gradients.shape)} for "
+                f"{n_samples} noisy copies of them. Its first dimension must be that of the examples, which "
+                "reshape_transform can restore; if the layer joins examples, add noise to one copy at a time with "
+                "n_samples_batch_size=1."
             )
-        if source != "powers" and len(scores) != len(gradients):
+        if self.name != "powers" and len(scores) != len(gradients):
             raise ValueError(
-                f"derivatives: {source!r} needs a layer with one row for each score, and for {len(scores)} score(s) "
-                f"layer {tensor.name} has {len(gradients)}; 'powers' does not need it."
+                f"derivatives: {self.name!r} needs a layer with one row for each score, and layer {layer} has "
+                f"{len(gradients)} row(s) for {len(scores)} score(s). 'powers' does not need it."
             )
-        by_sample = gradients.reshape(n_samples, *activation.shape)
-        if source == "powers":
-            summed = formulas.sum_of_powers(by_sample)
-        elif source == "exp":
-            shape = (n_samples, len(activation), *[1] * (activation.dim() - 1))
-            summed = formulas.sum_of_powers(by_sample, scores.to(by_sample.dtype).reshape(shape))
-        else:
-            higher = [
-                _higher_derivatives(piece, gradient, view, tensor.name, grad_kwargs, tick)
-                for piece, gradient in zip(tensor.by_device, pieces, strict=True)
-            ]
-            second, third = (
-                joined(both).to(by_sample.dtype).reshape_as(by_sample) for both in zip(*higher, strict=True)
-            )
-            summed = formulas.sum_of_derivatives(by_sample, second, third)
-        sampled.append(PassDerivatives(by_sample, summed))
-    return sampled
 
-
-def _higher_derivatives(
-    piece: Captured,
-    gradient: Tensor,
-    view: LayerView,
-    layer: str,
-    grad_kwargs: dict[str, Any],
-    tick: Callable[[int], object],
-) -> tuple[Tensor, Tensor]:
-    """True second and third derivatives at the elements of the maps, row by row."""
-    indices = view.indices(gradient, layer).flatten(1)
-    if piece.edge is None:  # its gradient was taken as zero
-        zeros = gradient.new_zeros(indices.shape)
-        return zeros, zeros
-    return second_and_third_derivatives(piece.edge, gradient, indices, grad_kwargs, tick)
+    def _higher_derivatives(
+        self, tensor: LayerTensor, pieces: tuple[Tensor, ...], grad_kwargs: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """True second and third derivatives at the elements of the maps, row by row."""
+        by_device = []
+        for captured, gradient in zip(tensor.by_device, pieces, strict=True):
+            indices = self.view.indices(gradient, tensor.name).flatten(1)
+            if captured.edge is None:  # its gradient was taken as zero
+                by_device.append((gradient.new_zeros(indices.shape),) * 2)
+            else:
+                by_device.append(
+                    second_and_third_derivatives(captured.edge, gradient, indices, grad_kwargs, self.on_positions)
+                )
+        second, third = map(joined, zip(*by_device, strict=True))
+        return second, third

@@ -54,9 +54,9 @@ def _is_random_or_updated(module: Module) -> bool:
     return type(module).__name__ == "DropPath" and bool(getattr(module, "drop_prob", 0))  # of timm and others
 
 
-def no_noise() -> Iterator[str]:
-    """Smooth Grad-CAM++ without noise, the paper's default."""
-    yield "n_samples: is 0, so no noise is added and the map is that of Grad-CAM++. Give a number such as n_samples=25."
+def no_noise(method: str) -> Iterator[str]:
+    """A smooth method without noise, which is the paper's default."""
+    yield f"n_samples: is 0, so no noise is added and the map is that of {method}. Give a number such as n_samples=25."
 
 
 def repeated_layer(layer: str, calls: int) -> Iterator[str]:

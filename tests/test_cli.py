@@ -173,7 +173,7 @@ def test_several_images_are_done_though_some_fail(capsys: pytest.CaptureFixture[
         "maps/captum-sgcampp-coffee-2.png",
     ]
     assert all(path.exists() for path in Path("maps").glob("*")) and len(list(Path("maps").iterdir())) == 2
-    assert "text.png is no image" in captured.err
+    assert "text.png is not an image" in captured.err
     assert "cannot read missing.png: No such file or directory" in captured.err
     assert "Images: 100%" in captured.err  # the progress bar
 
@@ -195,7 +195,7 @@ def test_several_images_are_done_though_some_fail(capsys: pytest.CaptureFixture[
         (["--subset", "7,0"], "cannot attribute to layer _blocks.15: subset: (7, 0) is out of range"),
         (["--subset", "7"], "cannot attribute to layer _blocks.15: subset: (7,) has 1 number(s)"),
         (["--region"], "cannot attribute to layer _blocks.15: region: needs two opposite corners"),
-        (["--layer", "_fc"], "layer _fc gives no (N, C, H, W) map"),
+        (["--layer", "_fc"], "layer: _fc has a map of shape (1, 1)"),
         (["--output", "picture.nonsense"], "cannot write picture.nonsense"),
         (["a.png", "b.png", "--output", "one.png"], "--output one.png must be a folder"),
     ],

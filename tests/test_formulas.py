@@ -1,5 +1,6 @@
 """The pure functions on tensors."""
 
+import dataclasses
 import math
 
 import pytest
@@ -18,6 +19,10 @@ values = st.floats(-(2.0**50), 2.0**50, width=32) | st.sampled_from([0.0, -0.0, 
 def gradients(n: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(n, *(shape or SHAPE), generator=generator, dtype=torch.float64).to(dtype)
+
+
+def fields(derivatives: Derivatives) -> list[Tensor]:
+    return [getattr(derivatives, field.name) for field in dataclasses.fields(derivatives)]
 
 
 def unscaled(derivatives: Derivatives) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,7 +49,7 @@ def test_sums_do_not_depend_on_how_samples_are_split(split: tuple[int, ...]) -> 
     samples *= torch.logspace(-6, 6, 7, dtype=torch.float64).reshape(7, 1, 1, 1, 1)  # each chunk has another scale
     total, *others = map(formulas.sum_of_powers, torch.split(samples, list(split)))
     for other in others:
-        total = formulas.add(total, other)
+        total = total + other
     for actual, wanted in zip(unscaled(total), unscaled(formulas.sum_of_powers(samples)), strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-12, atol=0)
 
@@ -52,14 +57,14 @@ def test_sums_do_not_depend_on_how_samples_are_split(split: tuple[int, ...]) -> 
 def test_adding_zero_changes_nothing() -> None:
     derivatives = formulas.sum_of_powers(gradients(3))
     zero = formulas.sum_of_powers(torch.zeros(1, *SHAPE, dtype=torch.float64))
-    for total in (formulas.add(derivatives, zero), formulas.add(zero, derivatives)):
-        for actual, wanted in zip(total, derivatives, strict=True):
+    for total in (derivatives + zero, zero + derivatives):
+        for actual, wanted in zip(fields(total), fields(derivatives), strict=True):
             assert torch.equal(actual, wanted)
 
 
 def test_mean_is_the_sum_divided() -> None:
     total = formulas.sum_of_powers(gradients(4))
-    for mean, derivative in zip(unscaled(formulas.divide(total, 4)), unscaled(total), strict=True):
+    for mean, derivative in zip(unscaled(total / 4), unscaled(total), strict=True):
         torch.testing.assert_close(mean, derivative / 4, rtol=1e-15, atol=0)
 
 
@@ -79,7 +84,7 @@ def test_scale_is_a_power_of_two_for_each_example_and_channel(dtype: torch.dtype
 
 def test_fields_are_of_the_order_of_one() -> None:
     derivatives = formulas.sum_of_powers(gradients(1) * 1e-100)
-    for field in derivatives[:3]:
+    for field in fields(derivatives)[:3]:
         assert 1 <= field.abs().max() < 8
 
 
@@ -90,7 +95,7 @@ def test_gradients_of_any_magnitude_count_in_float32(magnitude: float, alpha: st
     slopes = gradients(1, dtype=torch.float32)
     activations = gradients(1)[0].abs().float() / magnitude  # so that D3 counts beside D2
     derivatives = formulas.sum_of_powers(slopes * magnitude)
-    weights = formulas.weights(formulas.ALPHAS[alpha](derivatives, activations), derivatives)
+    weights = formulas.grad_cam_pp_weights(formulas.ALPHAS[alpha](derivatives, activations), derivatives)
 
     slope = (slopes * magnitude)[0].double()
     product = activations.double().sum(dim=(2, 3), keepdim=True) * slope
@@ -111,7 +116,7 @@ def test_weights_in_float32_are_those_of_float64(alpha: str, magnitude: float) -
 
     def weights(dtype: torch.dtype) -> Tensor:
         derivatives = formulas.sum_of_powers(slopes.to(dtype))  # the same slopes, which float32 has rounded
-        return formulas.weights(formulas.ALPHAS[alpha](derivatives, activations.to(dtype)), derivatives)
+        return formulas.grad_cam_pp_weights(formulas.ALPHAS[alpha](derivatives, activations.to(dtype)), derivatives)
 
     slope = slopes[0].double()
     numerator = slope if alpha == "eq7" else slope**2
@@ -127,7 +132,7 @@ def test_weights_in_float32_are_those_of_float64(alpha: str, magnitude: float) -
 def test_gradients_of_zero_give_weights_of_zero(alpha: str, activation: float) -> None:
     derivatives = formulas.sum_of_powers(torch.zeros(2, *SHAPE))
     activations = torch.full(SHAPE, activation)
-    weights = formulas.weights(formulas.ALPHAS[alpha](derivatives, activations), derivatives)
+    weights = formulas.grad_cam_pp_weights(formulas.ALPHAS[alpha](derivatives, activations), derivatives)
     assert torch.equal(weights, torch.zeros(2, 3, 1, 1))
     assert torch.equal(formulas.weighted_activations(weights, activations, False), torch.zeros(SHAPE))
 
@@ -214,8 +219,8 @@ def test_zeros_are_never_nan(derivative: tuple[float, float, float], layer: list
 def test_the_graph_of_zero_gradients_has_no_nan(alpha: str) -> None:
     slopes = torch.zeros(2, *SHAPE, dtype=torch.float64, requires_grad=True)
     activations = torch.ones(SHAPE, dtype=torch.float64, requires_grad=True)
-    derivatives = formulas.divide(formulas.sum_of_powers(slopes), 2)
-    weights = formulas.weights(formulas.ALPHAS[alpha](derivatives, activations), derivatives)
+    derivatives = formulas.sum_of_powers(slopes) / 2
+    weights = formulas.grad_cam_pp_weights(formulas.ALPHAS[alpha](derivatives, activations), derivatives)
     total = formulas.weighted_activations(weights, activations, True).sum()
     for gradient in torch.autograd.grad(total, (slopes, activations)):
         assert gradient.isfinite().all()
@@ -226,8 +231,8 @@ def test_weights_rectify_the_first_derivative() -> None:
     first = torch.tensor([[[-3.0, 1.0, 2.0]]], dtype=torch.float64)
     alpha = torch.tensor([[[1.0, 0.5, 0.25]]], dtype=torch.float64)
     derivatives = Derivatives(first, first, first, 4 * one)
-    assert torch.equal(formulas.weights(Alpha(alpha), derivatives), 4 * one)
-    assert torch.equal(formulas.weights(Alpha(alpha, power=-1), derivatives), one)
+    assert torch.equal(formulas.grad_cam_pp_weights(Alpha(alpha), derivatives), 4 * one)
+    assert torch.equal(formulas.grad_cam_pp_weights(Alpha(alpha, power=-1), derivatives), one)
 
 
 @pytest.mark.parametrize("sum_channels", [True, False])
@@ -243,7 +248,7 @@ def test_the_scale_cancels_in_the_graph(power: int) -> None:
     """The scale depends on the gradients, and still takes no part in differentiating by them."""
     slopes = gradients(2, 1, 2, 3).requires_grad_()
     derivatives = formulas.sum_of_powers(slopes)
-    value = derivatives[power - 1] * derivatives.scale**power
+    value = fields(derivatives)[power - 1] * derivatives.scale**power
     (actual,) = torch.autograd.grad(value.sum(), slopes)
     torch.testing.assert_close(actual, power * slopes.detach() ** (power - 1), rtol=1e-13, atol=0)
 
@@ -251,5 +256,5 @@ def test_the_scale_cancels_in_the_graph(power: int) -> None:
 def test_the_smallest_gradients_do_not_divide_by_zero() -> None:
     smallest = torch.full((1, 1, 1, 2), torch.finfo(torch.float32).smallest_normal / 8)  # subnormal
     derivatives = formulas.sum_of_powers(smallest)
-    assert all(field.isfinite().all() for field in derivatives)
+    assert all(field.isfinite().all() for field in fields(derivatives))
     assert math.isclose((derivatives.first.double() * derivatives.scale.double())[0, 0, 0], smallest[0, 0, 0, 0].item())

@@ -82,7 +82,11 @@ class NoRows(nn.Module):
         pytest.param(Mean(), lambda mean, maps: mean * maps, ValueError, "gives (), where (N, C, *spatial)", id="0-d"),
         pytest.param(Nothing(), lambda _, maps: maps, TypeError, "an empty tuple", id="empty tuple"),
         pytest.param(
-            NoRows(), lambda rows, maps: torch.cat([rows, maps], 2), ValueError, "gives (3, 3, 0, 3)", id="zero-size"
+            NoRows(),
+            lambda rows, maps: torch.cat([rows, maps], 2),
+            ValueError,
+            "has shape (3, 3, 0, 3)",
+            id="zero-size",
         ),
     ],
 )
@@ -118,7 +122,7 @@ def smooth(method: LayerGradCamPlusPlus, inputs: Tensor) -> object:
 
 
 def smooth_targets(method: LayerGradCamPlusPlus, inputs: Tensor) -> object:
-    return method.attribute_targets(inputs, [0, TARGETS], n_samples=5, n_samples_batch_size=1)  # type: ignore[call-arg]
+    return method.attribute_targets(inputs, [0, TARGETS], n_samples=5, n_samples_batch_size=1)
 
 
 def calls() -> pytest.MarkDecorator:

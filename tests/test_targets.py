@@ -30,7 +30,7 @@ def test_the_same_as_one_by_one(noise: dict[str, Any], source: str, how: dict[st
             alone = method.attribute(inputs, target, **noise, **how)
         assert len(seen) == passes
         torch.testing.assert_close(attribution, alone, rtol=1e-10, atol=1e-14)
-    assert not all(torch.equal(attribution, together[0]) for attribution in together)  # type: ignore[arg-type]
+    assert not all(torch.equal(attribution, together[0]) for attribution in together)
 
 
 def test_without_noise_and_for_lists_of_layers() -> None:

@@ -1,47 +1,27 @@
-"""What the command does: arguments in, a picture for each photograph out."""
+"""The command: flags, names of files, and the exit status."""
 
 import argparse
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from captum.attr import LayerGradCam
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, __version__
+from captum_sgcampp import Explanation, __version__, explain
 from captum_sgcampp.cli.classifiers import EFFICIENTNET_LITE0, ChosenLayer, Classifier, load_classifier
 from captum_sgcampp.cli.errors import CommandError, one_line
+from captum_sgcampp.explanation import METHODS
 from captum_sgcampp.formulas import ALPHAS
 from captum_sgcampp.layers import LayerInfo
-from captum_sgcampp.picture import Box, Panel, Row, draw
 
 EXAMPLE = "chelsea"
 """The photograph that is explained where none is given: scikit-image ships it."""
 N_PRINTED = 5
-
-
-class Explanation(NamedTuple):
-    """What is to be explained, and how."""
-
-    classifier: Classifier
-    layer: ChosenLayer
-    targets: list[int]
-    """The classes; none means the most probable."""
-    top_k: int
-    n_samples: int
-    stdevs: float
-    seed: int
-    alpha: str
-    filters: list[int] | None
-    subset: list[tuple[int, ...]] | None
-    region: bool
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -65,19 +45,8 @@ def _run(options: argparse.Namespace) -> int:
         if options.list_layers:
             _print_layers(classifier.layers())
             return 0
-        explanation = Explanation(
-            classifier,
-            classifier.layer(options.layer),
-            [classifier.class_index(target) for target in options.target],
-            min(options.top_k, len(classifier.classes)),
-            options.n_samples,
-            options.stdevs,
-            options.seed,
-            options.alpha,
-            options.filters,
-            options.subset,
-            options.region,
-        )
+        layer = classifier.layer(options.layer)
+        targets = [classifier.class_index(target) for target in options.target]
         outputs = _outputs(options.images, options.output)
     except CommandError as error:
         return _fail(error)
@@ -85,7 +54,12 @@ def _run(options: argparse.Namespace) -> int:
     status = 0
     for image, output in tqdm(outputs, desc="Images", disable=len(outputs) == 1):
         try:
-            tqdm.write("\n".join(_explain(explanation, image, output)))
+            name, photograph = _open(image)
+            explanation = _explain(classifier, layer, targets, options, name, photograph)
+            _write(explanation, output)
+            tqdm.write(
+                "\n".join([f"{name}: {classifier.name}, layer {layer.name}", *_ranking(explanation), str(output)])
+            )
         except CommandError as error:
             status = _fail(error)
     return status
@@ -94,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="captum-sgcampp",
-        description="Explain what a network sees in photographs: Captum's Grad-CAM, Grad-CAM++ and Smooth Grad-CAM++ "
+        description="Explain a network's predictions for photographs: Grad-CAM, Grad-CAM++ and Smooth Grad-CAM++ "
         "side by side, in one PNG for each photograph.",
     )
     parser.add_argument("images", nargs="*", metavar="IMAGE", type=Path, help=f"photographs; default: {EXAMPLE}")
@@ -102,18 +76,22 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         metavar="NAME",
         default=EFFICIENTNET_LITE0,
-        help="a classification model of torchvision's; default: %(default)s, which needs no download",
+        help="a classification model from torchvision; default: %(default)s, which needs no download",
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="a state dict, in place of pretrained weights")
-    parser.add_argument("--layer", metavar="NAME", help="the layer's dotted name; default: one that suits the model")
-    parser.add_argument("--list-layers", action="store_true", help="print name, type and output shape, and do no more")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="a state dict, instead of pretrained weights")
+    parser.add_argument(
+        "--layer", metavar="NAME", help="the layer's dotted name; default: one that suits the model (see --list-layers)"
+    )
+    parser.add_argument(
+        "--list-layers", action="store_true", help="print the name, type and output shape of each layer, and exit"
+    )
     explained = parser.add_mutually_exclusive_group()
     explained.add_argument(
         "--target",
         action="append",
         default=[],
         metavar="CLASS",
-        help="a class to explain, number or name; repeatable; default: the most probable",
+        help="a class to explain, by number or name; repeatable; default: the most probable",
     )
     explained.add_argument(
         "--top-k", type=_at_least(1), default=1, metavar="K", help="explain the K most probable classes"
@@ -146,17 +124,17 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=_coordinate,
         metavar="ROW,COLUMN",
-        help="show these neurons of the layer alone, such as 2,8 5,3",
+        help="show only these neurons of the layer, such as 2,8 5,3",
     )
     parser.add_argument(
-        "--region", action="store_true", help="show the box of neurons of which --subset gives two opposite corners"
+        "--region", action="store_true", help="treat --subset as two opposite corners of a box of neurons"
     )
-    parser.add_argument("--device", help="where to compute; default: cuda where there is one, otherwise cpu")
+    parser.add_argument("--device", help="the device; default: cuda if there is one, otherwise cpu")
     parser.add_argument(
         "--output",
         type=Path,
         metavar="PATH",
-        help="the PNG, or with several photographs a folder; default: captum-sgcampp-IMAGE.png, in this folder",
+        help="the PNG, or a folder for several photographs; default: captum-sgcampp-IMAGE.png in the current folder",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
@@ -196,7 +174,7 @@ def _device(name: str | None) -> torch.device:
 
 
 def _outputs(images: list[Path], output: Path | None) -> list[tuple[Path | None, Path]]:
-    """Pairs each photograph, None being the example, with a file of its own to write."""
+    """Pairs each photograph (None is the example) with the file to write."""
     if len(images) <= 1:
         image = images[0] if images else None
         return [(image, output or Path(f"captum-sgcampp-{image.stem if image else EXAMPLE}.png"))]
@@ -213,106 +191,84 @@ def _outputs(images: list[Path], output: Path | None) -> list[tuple[Path | None,
 
 
 def _print_layers(layers: list[LayerInfo]) -> None:
-    """Prints one layer a line, in columns."""
+    """Prints one layer per line, in columns."""
     name_width = max(len(layer.name) for layer in layers)
     type_width = max(len(type(layer.module).__name__) for layer in layers)
     for layer in layers:
         print(f"{layer.name:{name_width}}  {type(layer.module).__name__:{type_width}}  {layer.output_summary}")
 
 
-def _explain(explanation: Explanation, image: Path | None, output: Path) -> list[str]:
-    """Explains one photograph, and returns what there is to say: the most probable classes, the picture's path."""
-    photograph = _open(image)
-    classifier = explanation.classifier
+def _explain(
+    classifier: Classifier,
+    layer: ChosenLayer,
+    targets: list[int],
+    options: argparse.Namespace,
+    name: str,
+    photograph: Image.Image,
+) -> Explanation:
     inputs = classifier.preprocess(photograph)
-    with torch.no_grad():
-        probabilities = classifier.model(inputs).softmax(dim=1)[0]
-    ranking = probabilities.argsort(descending=True).tolist()
-    name = image.name if image else EXAMPLE
-
-    targets = explanation.targets or ranking[: explanation.top_k]
-    shown = classifier.crop(photograph)
-    rows = []
-    for target, maps in zip(targets, _attributions(explanation, inputs, targets), strict=True):
-        named, outlines = f"{classifier.classes[target]}, {probabilities[target]:.1%}", _outlines(explanation)
-        rows.append(Row(shown, name, [Panel(f"{what}\n{named}", attribution, outlines) for what, attribution in maps]))
-    title = (
-        f"{classifier.name}, layer {explanation.layer.name}; "
-        f"Smooth Grad-CAM++ with n = {explanation.n_samples}, $\\sigma$ = {explanation.stdevs:g}"
-    )
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        draw(rows, title).savefig(output, bbox_inches="tight", pad_inches=0.1)
-    except (OSError, ValueError) as error:
-        raise CommandError(f"cannot write {output}: {one_line(error)}") from error
-    ranked = [f"{probabilities[index]:7.1%}  {classifier.classes[index]} ({index})" for index in ranking[:N_PRINTED]]
-    return [f"{name}: {classifier.name}, layer {explanation.layer.name}", *ranked, str(output)]
-
-
-def _outlines(explanation: Explanation) -> list[Box]:
-    """What to outline in a map: the neurons that are shown, where that is not all of them."""
-    subset = explanation.subset or []
-    if explanation.region:
-        rows, columns = zip(*subset, strict=True)
-        return [Box(min(rows), min(columns), max(rows), max(columns))]
-    return [Box(*neuron, *neuron) for neuron in subset]
-
-
-def _attributions(explanation: Explanation, inputs: Tensor, targets: list[int]) -> Iterator[list[tuple[str, Tensor]]]:
-    """Computes, for each target, the maps to be shown beside each other, each with its name."""
-    layer = explanation.layer
-    try:
-        maps = _compute(explanation, inputs, targets)
+        return explain(
+            classifier.model,
+            inputs,
+            layer.name,
+            targets or None,
+            top_k=min(options.top_k, len(classifier.classes)),
+            methods=_methods(options, layer),
+            n_samples=options.n_samples,
+            stdevs=options.stdevs,
+            generator=torch.Generator(inputs.device).manual_seed(options.seed),  # the same noise for every photograph
+            alpha=options.alpha,
+            reshape_transform=layer.reshape_transform,
+            filters=options.filters,
+            subset=options.subset,
+            region=options.region,
+            photograph=classifier.crop(photograph),
+            title=name,
+            class_names=classifier.classes,
+            model_name=classifier.name,
+        )
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise CommandError(f"cannot attribute to layer {layer.name}: {one_line(error)}") from error
-    for at_target in zip(*maps.values(), strict=True):
-        panels: list[tuple[str, Tensor]] = []
-        for method, attribution in zip(maps, at_target, strict=True):
-            if not isinstance(attribution, Tensor) or attribution.dim() != 4:
-                raise CommandError(f"layer {layer.name} gives no (N, C, H, W) map (see --list-layers)")
-            if not attribution.isfinite().all():
-                raise CommandError(f"the {method} map at layer {layer.name} is not finite")
-            names = [f"{method}, filter {index}" for index in explanation.filters or ()] or [method]
-            panels.extend(zip(names, torch.split(attribution, 1, dim=1), strict=True))
-        yield panels
 
 
-def _compute(explanation: Explanation, inputs: Tensor, targets: list[int]) -> dict[str, Sequence[object]]:
-    """Computes a map for each target, by method: as many of the methods as can show what is asked for."""
-    model, layer = explanation.classifier.model, explanation.layer
-    how: dict[str, Any] = {"alpha": explanation.alpha, "reshape_transform": layer.reshape_transform}
-    what: dict[str, Any] = {
-        "filters": explanation.filters,
-        "subset": explanation.subset,
-        "region": explanation.region,
-    }
-    generator = torch.Generator(inputs.device).manual_seed(explanation.seed)  # the same noise for every photograph
-    plus_plus_of = LayerGradCamPlusPlus(model, layer.module, **how).attribute_targets
-    noise: dict[str, Any] = {"n_samples": explanation.n_samples, "stdevs": explanation.stdevs, "generator": generator}
-    if explanation.n_samples:
-        smooth = LayerSmoothGradCAMpp(model, layer.module, **how).attribute_targets(inputs, targets, **noise, **what)
-    else:  # without the warning, as it is what the user asked for
-        smooth = plus_plus_of(inputs, targets, **what)
-    if explanation.filters:
-        return {"Smooth Grad-CAM++": smooth}
-    plus_plus = plus_plus_of(inputs, targets, **what)
-    if explanation.subset or layer.reshape_transform:
-        return {"Grad-CAM++": plus_plus, "Smooth Grad-CAM++": smooth}
-    method = LayerGradCam(model, layer.module)
-    grad_cam = [method.attribute(inputs, target, relu_attributions=True) for target in targets]
-    return {"Grad-CAM": grad_cam, "Grad-CAM++": plus_plus, "Smooth Grad-CAM++": smooth}
+def _methods(options: argparse.Namespace, layer: ChosenLayer) -> Sequence[str]:
+    """The methods to show side by side: fewer where filters or neurons are shown, as Captum's Grad-CAM has neither."""
+    if options.filters:
+        return METHODS[2:]
+    return METHODS[1:] if options.subset or layer.reshape_transform else METHODS
 
 
-def _open(image: Path | None) -> Image.Image:
+def _ranking(explanation: Explanation) -> list[str]:
+    """The most probable classes, one a line."""
+    probabilities = explanation.probabilities
+    ranking = probabilities.argsort(descending=True)[:N_PRINTED].tolist()
+    return [f"{probabilities[index]:7.1%}  {explanation.class_name(index)} ({index})" for index in ranking]
+
+
+def _write(explanation: Explanation, output: Path) -> None:
+    try:
+        figure = explanation.picture()
+    except ValueError as error:
+        raise CommandError(one_line(error)) from error
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(output, bbox_inches="tight", pad_inches=0.1)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"cannot write {output}: {one_line(error)}") from error
+
+
+def _open(image: Path | None) -> tuple[str, Image.Image]:
+    """Opens a photograph, or the example; returns its name too."""
     if image is None:
         from skimage import data
 
-        return Image.fromarray(np.asarray(data.chelsea()))
+        return EXAMPLE, Image.fromarray(np.asarray(data.chelsea()))
     try:
         with Image.open(image) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
+            return image.name, ImageOps.exif_transpose(opened).convert("RGB")
     except UnidentifiedImageError as error:
-        raise CommandError(f"{image} is no image") from error
+        raise CommandError(f"{image} is not an image") from error
     except OSError as error:
         raise CommandError(f"cannot read {image}: {error.strerror or error}") from error
 
@@ -323,5 +279,5 @@ def _fail(error: CommandError) -> int:
 
 
 def _say(message: object) -> None:
-    """Says what went wrong in one line, without breaking a progress bar."""
+    """Prints a message in one line, without breaking a progress bar."""
     tqdm.write(f"captum-sgcampp: {message}", file=sys.stderr)

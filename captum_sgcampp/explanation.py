@@ -1,0 +1,288 @@
+"""From a model and an input to an explanation: probabilities, and the map of each method, layer and target."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.figure import Figure
+from torch import Generator, Tensor
+from torch.nn import Module
+
+from captum_sgcampp import formulas, picture, user_warnings
+from captum_sgcampp._captum import _format_additional_forward_args
+from captum_sgcampp.averaging import Averaging, LayerStatistics
+from captum_sgcampp.cam_attribution import as_examples, require_choice
+from captum_sgcampp.formulas import ALPHAS
+from captum_sgcampp.layer_pass import LayerProbe
+from captum_sgcampp.layer_view import LayerView
+from captum_sgcampp.layers import find_layer
+from captum_sgcampp.noise import Noise
+from captum_sgcampp.picture import Box, Panel, Row
+from captum_sgcampp.selection import Selection
+from captum_sgcampp.sources import SOURCES
+
+METHODS = ("Grad-CAM", "Grad-CAM++", "Smooth Grad-CAM++")
+"""The methods that :func:`explain` knows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    r"""What a model finds in one input: probabilities, and the map for each method, layer and target.
+
+    Attributes:
+        scores: The model's output without noise, (classes,).
+        maps: The maps by method, layer (its name, or its type if it is not a module of the model) and target: each
+            (1, 1, \*spatial), or (1, len(filters), \*spatial), rectified and not normalized.
+        photograph: What the picture shows beside and below the maps, (H, W, 3) in [0, 1]; None if the
+            input is not an image and none was given.
+        title: What stands above the photograph.
+        settings: What stands above the whole picture.
+        class_names: The names of the classes, if known.
+        selection: The filters and neurons that are shown.
+    """
+
+    scores: Tensor
+    maps: dict[tuple[str, str, int], Tensor]
+    photograph: npt.NDArray[np.float32] | None
+    title: str
+    settings: str
+    class_names: Sequence[str] | None
+    selection: Selection
+
+    @property
+    def probabilities(self) -> Tensor:
+        """The softmax of the scores, (classes,), for a model that returns logits of exclusive classes."""
+        return self.scores.softmax(dim=0)
+
+    @property
+    def targets(self) -> list[int]:
+        """The explained classes, in the order of the picture's rows."""
+        return list(dict.fromkeys(target for _, _, target in self.maps))
+
+    def class_name(self, target: int) -> str:
+        """The name of a class, or its number if names are not known."""
+        return f"class {target}" if self.class_names is None else self.class_names[target]
+
+    def picture(self) -> Figure:
+        """Draws the photograph and the maps: a row for each layer and target, a column for each method and filter.
+
+        Raises:
+            ValueError: There is no photograph; or a map does not have two spatial dimensions, or is not finite.
+        """
+        if self.photograph is None:
+            raise ValueError("photograph: a picture needs one, as the input is not an image; give it to explain.")
+        rows: dict[tuple[str, int], list[Panel]] = {}
+        n_layers = len({layer for _, layer, _ in self.maps})
+        for (method, layer, target), attribution in self.maps.items():
+            if attribution.dim() != 4:
+                raise ValueError(
+                    f"layer: {layer} has a map of shape {tuple(attribution.shape)}, and a picture needs (N, C, H, "
+                    "W). Choose another layer, or give a reshape_transform."
+                )
+            if not attribution.isfinite().all():
+                raise ValueError(f"layer: the {method} map of {layer} is not finite.")
+            name = f"{self.class_name(target)}, {float(self.probabilities[target]):.1%}"
+            where = f"{name}\n{layer}" if n_layers > 1 else name
+            filters = [f"{method}, filter {index}" for index in self.selection.filters or ()] or [method]
+            rows.setdefault((layer, target), []).extend(
+                Panel(f"{of_filter}\n{where}", channel, self._outlines())
+                for of_filter, channel in zip(filters, torch.split(attribution, 1, dim=1), strict=True)
+            )
+        return picture.draw([Row(self.photograph, self.title, panels) for panels in rows.values()], self.settings)
+
+    def _outlines(self) -> list[Box]:
+        """The boxes around the selected neurons."""
+        subset = self.selection.subset or ()
+        if self.selection.region:
+            rows, columns = zip(*subset, strict=True)
+            return [Box(min(rows), min(columns), max(rows), max(columns))]
+        return [Box(*neuron, *neuron) for neuron in subset]
+
+
+def explain(
+    model: Callable[..., Tensor],
+    inputs: Tensor,
+    layers: Module | str | Sequence[Module | str],
+    targets: Iterable[int] | None = None,
+    additional_forward_args: Any = None,
+    *,
+    top_k: int = 1,
+    methods: Sequence[str] = METHODS,
+    n_samples: int = 25,
+    stdevs: float = 0.3,
+    n_samples_batch_size: int | None = None,
+    generator: Generator | None = None,
+    alpha: str = "bounded",
+    derivatives: str = "powers",
+    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    filters: Iterable[int] | None = None,
+    subset: Iterable[Iterable[int]] | None = None,
+    region: bool = False,
+    photograph: Any = None,
+    title: str = "",
+    class_names: Sequence[str] | None = None,
+    model_name: str | None = None,
+    show_progress: bool = False,
+) -> Explanation:
+    r"""Explains one input by several methods, for several layers and targets, from the same passes through the model.
+
+    One pass without noise gives the probabilities, the activations and the gradients of Grad-CAM and Grad-CAM++; the
+    passes with noise follow only if a smooth method is chosen. Nothing is printed or written.
+
+    Args:
+        model: The model, or a function that calls it, which returns logits, (1, classes).
+        inputs: The input, (1, ...), as the model takes it.
+        layers: One layer or several: modules, or dotted names in `model`.
+        targets: Indices of the classes to explain. Default: None, the `top_k` most probable
+        additional_forward_args: Further arguments of `model`, after the input. Default: None
+        top_k: The number of classes to explain if `targets` are not given. Default: 1
+        methods: Some of :data:`METHODS`, in the order of the picture's columns. Default: all
+        n_samples: Number of noisy copies; with 0, smooth methods show the map without noise. Default: 25
+        stdevs: Standard deviation of the noise, in the units of `inputs`. Default: 0.3
+        n_samples_batch_size: As in :meth:`LayerSmoothGradCAMpp.attribute`. Default: None
+        generator: Source of the noise. Default: None, a generator of its own, seeded from torch's
+        alpha: As in :class:`LayerGradCamPlusPlus`. Default: "bounded"
+        derivatives: As in :class:`LayerGradCamPlusPlus`. Default: "powers"
+        reshape_transform: As in :class:`LayerGradCamPlusPlus`, for all layers. Default: None
+        filters: As in :meth:`LayerGradCamPlusPlus.attribute`. Default: None
+        subset: As in :meth:`LayerGradCamPlusPlus.attribute`. Default: None
+        region: As in :meth:`LayerGradCamPlusPlus.attribute`. Default: False
+        photograph: What the picture shows, framed as the model sees it, in any resolution: a PIL image or an array, (H,
+            W, 3) or (H, W), of 8-bit integers or of floats in [0, 1]. Default: None, the input itself, scaled to [0, 1]
+        title: What stands above the photograph. Default: nothing
+        class_names: The names of the classes. Default: None, numbers
+        model_name: The model's name in the picture. Default: None, the name of its type
+        show_progress: Show a progress bar over the noise samples. Default: False
+
+    Returns:
+        The explanation.
+
+    Raises:
+        TypeError: The model does not return one row of scores; beyond that, what :class:`LayerSmoothGradCAMpp` raises.
+        ValueError: A method is unknown, `inputs` is not one example, or `targets`, `methods` or `layers` is empty;
+            beyond that, what :class:`LayerSmoothGradCAMpp` raises.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_sgcampp import explain
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 6 * 6, 10)
+        ... )
+        >>> explanation = explain(model, torch.rand(1, 3, 8, 8), "0", targets=[3, 5], n_samples=5)
+        >>> explanation.maps["Smooth Grad-CAM++", "0", 3].shape
+        torch.Size([1, 1, 6, 6])
+        >>> explanation.picture().savefig("explanation.png")  # doctest: +SKIP
+    """
+    for method in methods:
+        require_choice("methods", method, METHODS)
+    require_choice("alpha", alpha, ALPHAS)
+    require_choice("derivatives", derivatives, SOURCES)
+    if not methods:
+        raise ValueError(f"methods: is empty; give some of {', '.join(METHODS)}.")
+    (inputs,) = as_examples((inputs,))
+    if len(inputs) != 1:
+        raise ValueError(f"inputs: must be one example, (1, ...), and have the shape {tuple(inputs.shape)}.")
+    names = _names_of(model, layers)
+    noise = Noise(n_samples if any(map(_is_smooth, methods)) else 0, stdevs, n_samples_batch_size, generator)
+    noise.check((inputs,))
+    user_warnings.warn(user_warnings.training_mode(model))
+    selection = Selection(filters, subset, region)
+    view = LayerView(selection, reshape_transform)
+    averaging = Averaging(
+        LayerProbe(model, list(names)),
+        view,
+        derivatives,
+        noise,
+        show_progress=show_progress,
+        with_clean_derivatives=not all(map(_is_smooth, methods)),
+    )
+    with torch.inference_mode(False), torch.no_grad():
+        forward_args = _format_additional_forward_args(additional_forward_args) or ()
+        choose = partial(_choose_targets, targets=None if targets is None else list(targets), top_k=top_k)
+        averages = averaging.run((inputs,), forward_args, choose)
+        maps: dict[tuple[str, str, int], Tensor] = {}
+        for target, at_layers in zip(averages.targets, averages.statistics, strict=True):
+            assert isinstance(target, int)
+            for statistics in at_layers:
+                for method in methods:
+                    weights = _weights(method, alpha, statistics)
+                    key = (method, names[statistics.layer], target)
+                    if key in maps:
+                        raise ValueError(
+                            f"layers: {names[statistics.layer]} has several tensors; choose a layer within it."
+                        )
+                    maps[key] = view.attribution(weights, statistics.activations, sum_channels=None)
+    settings = f"{model_name or type(model).__name__}, layer {', '.join(names.values())}"
+    if noise.n_samples:
+        settings += f"; noise: n = {n_samples}, $\\sigma$ = {stdevs:g}"
+    shown = _photograph(inputs, photograph)
+    return Explanation(averages.output[0], maps, shown, title, settings, class_names, selection)
+
+
+def _is_smooth(method: str) -> bool:
+    return method.startswith("Smooth")
+
+
+def _weights(method: str, alpha: str, statistics: LayerStatistics) -> Tensor:
+    """The weights of a method, from the averaged derivatives if it is smooth and from those of the input if not."""
+    derivatives = statistics.averaged if _is_smooth(method) else statistics.clean
+    assert derivatives is not None, "they are taken where a method needs them"
+    if method == "Grad-CAM":
+        return formulas.grad_cam_weights(derivatives)
+    return formulas.grad_cam_pp_weights(ALPHAS[alpha](derivatives, statistics.activations), derivatives)
+
+
+def _names_of(model: Callable[..., Tensor], layers: Module | str | Sequence[Module | str]) -> dict[Module, str]:
+    """The layers, each with the name that it has in the explanation."""
+    names: dict[Module, str] = {}
+    for layer in [layers] if isinstance(layers, (Module, str)) else layers:
+        module = find_layer(model, layer)
+        known = model.named_modules() if isinstance(model, Module) else ()
+        name = next((name for name, one in known if one is module and name), type(module).__name__)
+        names[module] = layer if isinstance(layer, str) else name
+    if not names or len(set(names.values())) < len(names):
+        raise ValueError(f"layers: must be one or several different layers, and are {list(names.values())}.")
+    return names
+
+
+def _choose_targets(output: Tensor, targets: Sequence[int] | None, top_k: int) -> list[int]:
+    if output.dim() != 2 or len(output) != 1:
+        raise ValueError(
+            f"model: must return one row of scores, (1, classes), and returned {tuple(output.shape)}. Wrap it in a "
+            "function that does."
+        )
+    n_classes = output.shape[1]
+    if targets is None:
+        if not 1 <= top_k <= n_classes:
+            raise ValueError(f"top_k: must be from 1 to the {n_classes} classes, and is {top_k}.")
+        return output[0].argsort(descending=True)[:top_k].tolist()
+    if not targets or len(set(targets)) < len(targets):
+        raise ValueError(f"targets: must be one or several different classes, and are {list(targets)}.")
+    return list(targets)
+
+
+def _photograph(inputs: Tensor, photograph: Any) -> npt.NDArray[np.float32] | None:
+    """What the picture shows, (H, W, 3) in [0, 1]; None for an input that is not an image where nothing is given."""
+    if photograph is None:
+        image = inputs[0].detach().float().cpu()
+        if image.dim() != 3 or len(image) not in {1, 3}:
+            return None
+        low, high = image.min(), image.max()
+        pixels = ((image - low) / (high - low).clamp_min(torch.finfo().tiny)).permute(1, 2, 0).numpy()
+    else:
+        pixels = np.asarray(photograph)
+        if pixels.dtype == np.uint8:
+            pixels = pixels / np.float32(255)
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.ndim != 3 or pixels.shape[2] not in {1, 3} or not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise ValueError(
+            f"photograph: must be (H, W, 3) or (H, W), of 8-bit integers or of floats in [0, 1], and has the shape "
+            f"{pixels.shape} and the range {pixels.min()} to {pixels.max()}."
+        )
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.float32)

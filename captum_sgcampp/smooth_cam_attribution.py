@@ -1,0 +1,110 @@
+"""The base of the methods that average derivatives over noisy copies of the input."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+from torch import Generator, Tensor
+
+from captum_sgcampp._captum import TargetType, log_usage
+from captum_sgcampp.cam_attribution import CamAttribution
+from captum_sgcampp.noise import Noise
+from captum_sgcampp.selection import Selection
+from captum_sgcampp.user_warnings import no_noise, warn
+
+
+class SmoothCamAttribution(CamAttribution):
+    """Adds noise to a method: its derivatives are averaged over noisy copies of the input, eqs. (6), (7).
+
+    Attributes:
+        without_noise: The name of the method without noise.
+    """
+
+    without_noise: ClassVar[str] = "Grad-CAM++"
+
+    @log_usage
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = True,
+        attr_dim_summation: bool | None = None,
+        grad_kwargs: dict[str, Any] | None = None,
+        *,
+        n_samples: int = 0,
+        stdevs: float | Sequence[float] = 0.15,
+        n_samples_batch_size: int | None = None,
+        generator: Generator | Sequence[Generator] | None = None,
+        filters: Iterable[int] | None = None,
+        subset: Iterable[Iterable[int]] | None = None,
+        region: bool = False,
+        show_progress: bool = False,
+    ) -> Tensor | Any:
+        r"""Computes the map of each example.
+
+        The first seven parameters are those of :meth:`LayerGradCamPlusPlus.attribute`, which also documents what is
+        returned and raised. The noise parameters mean what Captum's :class:`~captum.attr.NoiseTunnel` means by
+        `nt_samples`, `stdevs` and `nt_samples_batch_size`. Tensors in `additional_forward_args`, and a `target` for
+        each example, are repeated along with the inputs.
+
+        Args:
+            inputs: Input tensor, or a tuple of them, each (N, ...).
+            target: The class to explain. Default: None
+            additional_forward_args: Further arguments of `forward_func`, after the inputs. Default: None
+            attribute_to_layer_input: Attribute to the layer's input instead of its output. Default: False
+            relu_attributions: Rectify the map. Default: True
+            attr_dim_summation: Sum over the channels. Default: None, which sums unless `filters` are given
+            grad_kwargs: Further arguments for `torch.autograd.grad`. Default: None
+            n_samples: Number of noisy copies of each input. With 0, the paper's default, no noise is added; the
+                paper's figures use 5. Default: 0
+            stdevs: Standard deviation of the noise, in the units of the input as `forward_func` takes it (usually
+                those of the normalized image); one number, or a tuple with one for each input tensor.
+                Default: 0.15
+            n_samples_batch_size: The most noisy copies of each input that go through the model at once; passes are of
+                even size. It affects speed and memory, not the result: the same seed gives the same noise. Where the
+                first dimensions of the inputs, the layer and the scores differ, rows are not examples, and only 1 is
+                possible. Models whose examples influence one another also need 1, which cannot be detected from
+                shapes: those with a batch norm in training mode, or that sort their examples by length.
+                Default: None, which puts 5 images at once through the model on the CPU, and 32 on other devices, but
+                at least one copy of each input, and only one where rows are not examples
+            generator: Source of the noise, on the device of the inputs. With one generator for the whole batch, an
+                example gets different noise alone than within a batch; a sequence with one for each example gives it
+                the same. Default: None, a generator of its own, seeded from torch's, so that
+                :func:`torch.manual_seed` applies
+            filters: Indices of the channels to show; a map for each. Default: None, all channels
+            subset: Coordinates of the neurons to show. Default: None, all neurons
+            region: Treat `subset` as two opposite corners of a box of neurons. Default: False
+            show_progress: Show a progress bar over the noise samples. Default: False
+
+        Returns:
+            The attributions, as :meth:`LayerGradCamPlusPlus.attribute` returns them.
+
+        Raises:
+            AssertionError: `target` does not fit the output (Captum's checks).
+            IndexError: A filter or neuron is out of range for the layer.
+            TypeError: Noise is to be added to an input that is not of floating point, or an argument is not a number
+                or generator where it must be.
+            ValueError: `n_samples`, `n_samples_batch_size` or `stdevs` is out of range; the number of `stdevs` is not
+                that of the inputs, or the number of generators not that of the examples; several copies are to share
+                a pass, and rows are not examples.
+
+        Warns:
+            UserWarning: `n_samples` is 0; or the gradient is the same for all noisy copies, so that smoothing changes
+                nothing.
+        """
+        noise = Noise(n_samples, stdevs, n_samples_batch_size, generator)
+        if not noise.n_samples:
+            warn(no_noise(self.without_noise))
+        return self._attribute(
+            inputs,
+            target,
+            additional_forward_args,
+            attribute_to_layer_input,
+            relu_attributions,
+            attr_dim_summation,
+            grad_kwargs,
+            Selection(filters, subset, region),
+            noise=noise,
+            show_progress=show_progress,
+        )
