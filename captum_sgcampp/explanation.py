@@ -25,7 +25,7 @@ from captum_sgcampp.picture import Box, Panel, Row
 from captum_sgcampp.selection import Selection
 from captum_sgcampp.sources import SOURCES
 
-METHODS = ("Grad-CAM", "Grad-CAM++", "Smooth Grad-CAM++")
+METHODS = ("Grad-CAM", "Grad-CAM++", "Smooth Grad-CAM++", "Smooth Layer-CAM")
 """The methods that :func:`explain` knows."""
 
 
@@ -234,6 +234,8 @@ def _weights(method: str, alpha: str, statistics: LayerStatistics) -> Tensor:
     assert derivatives is not None, "they are taken where a method needs them"
     if method == "Grad-CAM":
         return formulas.grad_cam_weights(derivatives)
+    if method == "Smooth Layer-CAM":
+        return formulas.layer_cam_weights(derivatives)
     return formulas.grad_cam_pp_weights(ALPHAS[alpha](derivatives, statistics.activations), derivatives)
 
 

@@ -172,6 +172,15 @@ def grad_cam_weights(derivatives: Derivatives) -> Tensor:
     return over_positions(torch.mean, derivatives.first) * derivatives.scale
 
 
+def layer_cam_weights(derivatives: Derivatives) -> Tensor:
+    r""":math:`w_{ki} = \mathrm{relu}(D_1)`, a weight for each position; shape (N, C, \*spatial).
+
+    Not from the paper: the weights of Layer-CAM (Jiang et al., *LayerCAM: Exploring Hierarchical Class Activation Maps
+    for Localization*, IEEE Transactions on Image Processing 30, 2021), with the gradient averaged.
+    """
+    return derivatives.gradient.relu()
+
+
 def weighted_activations(weights: Tensor, activations: Tensor, sum_channels: bool) -> Tensor:
     r""":math:`\sum_k w_k A_{ki}`, eq. (2) before its ReLU, or with ``sum_channels=False`` each :math:`w_k A_{ki}`."""
     # A channel without weight adds nothing, also where its activations are infinite.
