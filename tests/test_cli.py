@@ -74,13 +74,13 @@ def test_main_job(capsys: pytest.CaptureFixture[str]) -> None:
 
     file = Path(lines[-1])
     assert Image.open(file).format == "PNG"
-    shown, grad_cam, plus_plus, smooth = panels(file)
+    shown, grad_cam, plus_plus, smooth, layer_cam = panels(file)
     # The photograph is in colour and sharp; the maps are different from it and from each other.
     expected = load_classifier("efficientnet_lite0", None, CPU).crop(Image.open(photograph("chelsea.png")))
     lower = expected[-shown.shape[0] :]
     assert abs(shown[: len(lower)].mean() - lower.mean()) < 0.05
     assert shown.std() > 0.15
-    for one, other in [(shown, grad_cam), (grad_cam, plus_plus), (plus_plus, smooth)]:
+    for one, other in [(shown, grad_cam), (grad_cam, plus_plus), (plus_plus, smooth), (smooth, layer_cam)]:
         width = min(one.shape[1], other.shape[1])
         assert np.abs(one[:, :width] - other[:, :width]).mean() > 0.01
 
@@ -141,12 +141,20 @@ def test_filters_have_a_panel_each_and_regions_an_outline() -> None:
 def test_neurons_are_marked() -> None:
     assert run(["--n-samples", "1", "--layer", "_blocks.10", "--subset", "12,3", "11,9", "--output", "subset.png"]) == 0
     _, *maps = panels(Path("subset.png"))
-    assert len(maps) == 2  # Captum's Grad-CAM cannot show neurons
+    assert len(maps) == 4
     for panel in maps:
         columns = np.flatnonzero(outlined(panel).any(axis=0)) / panel.shape[1] * 14
         for neuron in (3, 9):
             assert ((columns > neuron - 0.3) & (columns < neuron + 1.3)).any()
         assert not ((columns > 4.4) & (columns < 8.6)).any()
+
+
+def test_methods_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--methods", "smooth-layer-cam", "grad-cam", "--n-samples", "2", "--output", "two.png"]) == 0
+    assert len(panels(Path("two.png"))) == 1 + 2
+    with pytest.raises(SystemExit):
+        run(["--methods", "cam"])
+    assert "smooth-layer-cam" in capsys.readouterr().err
 
 
 def test_transformers_are_shown_by_their_patches(capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,7 +165,7 @@ def test_transformers_are_shown_by_their_patches(capsys: pytest.CaptureFixture[s
     assert run(["--model", "vit_b_32", "--weights", "vit.pt", "--n-samples", "1", "--subset", "0,0", "6,6"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "chelsea: vit_b_32, layer encoder.layers.encoder_layer_11.ln_1"
-    assert len(panels(Path(lines[-1]))) == 3
+    assert len(panels(Path(lines[-1]))) == 1 + 4
 
 
 def test_several_images_are_done_though_some_fail(capsys: pytest.CaptureFixture[str]) -> None:

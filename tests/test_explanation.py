@@ -11,7 +11,8 @@ from models import cut_model, images, seeded
 from PIL import Image
 from torch import Tensor, nn
 
-from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, explain
+from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM, explain
+from captum_sgcampp.explanation import METHODS
 
 
 def generator() -> torch.Generator:
@@ -33,11 +34,12 @@ def rgb_input() -> Tensor:
 LAYERS = ["0", "1"]
 
 
+@pytest.mark.filterwarnings("ignore:n_samples. is 0:UserWarning")
 @pytest.mark.parametrize("n_samples", [0, 5])
 def test_maps_are_those_of_the_methods(n_samples: int) -> None:
     model, inputs = rgb_model(), rgb_input()
     explanation = explain(model, inputs, LAYERS, [4, 2], n_samples=n_samples, generator=generator())
-    assert len(explanation.maps) == 3 * 2 * 2
+    assert len(explanation.maps) == 4 * 2 * 2
     noise: dict[str, Any] = {"n_samples": n_samples, "stdevs": 0.3, "generator": generator()}
     smooth = LayerSmoothGradCAMpp if n_samples else LayerGradCamPlusPlus
     several = smooth(model, list(LAYERS)).attribute_targets(inputs, [4, 2], **(noise if n_samples else {}))
@@ -45,6 +47,10 @@ def test_maps_are_those_of_the_methods(n_samples: int) -> None:
         for layer, wanted in zip(LAYERS, by_layer, strict=True):
             maps = explanation.maps
             assert torch.equal(maps["Smooth Grad-CAM++", layer, target], wanted)
+            layer_cam = LayerSmoothLayerCAM(model, layer).attribute(
+                inputs, target, **{**noise, "generator": generator()}
+            )
+            assert torch.equal(maps["Smooth Layer-CAM", layer, target], layer_cam)
             plus_plus = LayerGradCamPlusPlus(model, layer).attribute(inputs, target)
             assert torch.equal(maps["Grad-CAM++", layer, target], plus_plus)
             captums = LayerGradCam(model, model[int(layer)]).attribute(inputs, target, relu_attributions=True)
@@ -92,10 +98,10 @@ def test_the_picture_has_a_row_for_each_class_and_a_column_for_each_method(tmp_p
     )
     figure = explanation.picture()
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles[0] == titles[4] == "my photo"
-    assert [title.splitlines()[0] for title in titles[1:4]] == ["Grad-CAM", "Grad-CAM++", "Smooth Grad-CAM++"]
-    assert all("fox, " in title for title in titles[1:4])
-    assert all("ant, " in title for title in titles[5:])
+    assert titles[0] == titles[5] == "my photo"
+    assert [title.splitlines()[0] for title in titles[1:5]] == list(METHODS)
+    assert all("fox, " in title for title in titles[1:5])
+    assert all("ant, " in title for title in titles[6:])
     figure.savefig(tmp_path / "picture.png")
 
 

@@ -68,8 +68,8 @@ def _run(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="captum-sgcampp",
-        description="Explain a network's predictions for photographs: Grad-CAM, Grad-CAM++ and Smooth Grad-CAM++ "
-        "side by side, in one PNG for each photograph.",
+        description="Explain a network's predictions for photographs: the maps of several methods side by side,"
+        " in one PNG for each photograph.",
     )
     parser.add_argument("images", nargs="*", metavar="IMAGE", type=Path, help=f"photographs; default: {EXAMPLE}")
     parser.add_argument(
@@ -97,6 +97,13 @@ def _parser() -> argparse.ArgumentParser:
         "--top-k", type=_at_least(1), default=1, metavar="K", help="explain the K most probable classes"
     )
     parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=list(map(_flag, METHODS)),
+        metavar="METHOD",
+        help=f"some of {', '.join(map(_flag, METHODS))}; default: all, or smooth-grad-cam++ with --filters",
+    )
+    parser.add_argument(
         "--n-samples",
         type=_at_least(0),
         default=25,
@@ -117,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=int,
         metavar="K",
-        help="show Smooth Grad-CAM++ of single channels, a panel for each",
+        help="show single channels, a panel for each",
     )
     parser.add_argument(
         "--subset",
@@ -214,7 +221,7 @@ def _explain(
             layer.name,
             targets or None,
             top_k=min(options.top_k, len(classifier.classes)),
-            methods=_methods(options, layer),
+            methods=_methods(options),
             n_samples=options.n_samples,
             stdevs=options.stdevs,
             generator=torch.Generator(inputs.device).manual_seed(options.seed),  # the same noise for every photograph
@@ -232,11 +239,15 @@ def _explain(
         raise CommandError(f"cannot attribute to layer {layer.name}: {one_line(error)}") from error
 
 
-def _methods(options: argparse.Namespace, layer: ChosenLayer) -> Sequence[str]:
-    """The methods to show side by side: fewer where filters or neurons are shown, as Captum's Grad-CAM has neither."""
-    if options.filters:
-        return METHODS[2:]
-    return METHODS[1:] if options.subset or layer.reshape_transform else METHODS
+def _methods(options: argparse.Namespace) -> list[str]:
+    """The methods to show side by side; by default all, or a single one where each has a panel for each filter."""
+    chosen = options.methods or ([_flag("Smooth Grad-CAM++")] if options.filters else list(map(_flag, METHODS)))
+    return [method for method in METHODS if _flag(method) in chosen]
+
+
+def _flag(method: str) -> str:
+    """A method's name on the command line."""
+    return method.lower().replace(" ", "-")
 
 
 def _ranking(explanation: Explanation) -> list[str]:
