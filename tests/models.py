@@ -67,21 +67,45 @@ def cut_inputs(dims: int = 2, examples: int = 3, dtype: torch.dtype = torch.floa
     return 2 * images(*((examples, 8) if dims == 0 else (examples, 2, *[6] * dims)), dtype=dtype)
 
 
-def one(attribution: object) -> Tensor:
-    """The attribution to a layer of one tensor."""
-    assert isinstance(attribution, Tensor)
-    return attribution
+class Weighted(nn.Module):
+    """A model with a further argument for each example."""
+
+    def __init__(self, model: CutModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor, factor: Tensor) -> Tensor:
+        scores: Tensor = self.model(image) * factor.reshape(-1, 1)
+        return scores
 
 
-def hooks_on(model: nn.Module) -> int:
-    """The number of hooks on a model and everything in it."""
-    return sum(
-        len(hooks)
-        for module in model.modules()
-        for hooks in (
-            module._forward_hooks,
-            module._forward_pre_hooks,
-            module._backward_hooks,
-            module._backward_pre_hooks,
-        )
-    )
+FACTOR = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
+"""A factor for each of the examples of `cut_inputs`."""
+
+
+class Pair(nn.Module):
+    """A layer of two tensors."""
+
+    def __init__(self, kind: type[tuple[Tensor, ...]] | type[list[Tensor]]) -> None:
+        super().__init__()
+        self.kind = kind
+        self.left = nn.Conv2d(2, 3, 3)
+        self.right = nn.Conv2d(2, 4, 5)
+
+    def forward(self, image: Tensor) -> Any:
+        return self.kind((self.left(image).relu(), self.right(image).relu()))
+
+
+class TwoTensors(nn.Module):
+    """A model with a layer of two tensors."""
+
+    def __init__(self, kind: type[tuple[Tensor, ...]] | type[list[Tensor]]) -> None:
+        super().__init__()
+        self.layer = Pair(kind)
+        self.left = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, CLASSES))
+        self.right = nn.Sequential(nn.Conv2d(4, 6, 2), nn.ReLU(), nn.Flatten(), nn.Linear(6, CLASSES))
+
+    def forward(self, image: Tensor) -> Tensor:
+        left, right = self.layer(image)
+        scores: Tensor = self.left(left) + self.right(right)
+        return scores

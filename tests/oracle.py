@@ -52,6 +52,11 @@ def inputs_seen(model: nn.Module) -> Iterator[list[tuple[Any, ...]]]:
         handle.remove()
 
 
+def noisy_copies(seen: list[tuple[Any, ...]]) -> list[Tensor]:
+    """The first inputs of all passes but the first, which is the one without noise."""
+    return [args[0] for args in seen[1:]]
+
+
 def samples_of(inputs: Tensor, noisy: Sequence[Tensor]) -> list[list[Tensor]]:
     """The noisy copies of each example, which are told apart by which example they are closest to."""
     samples: list[list[Tensor]] = [[] for _ in inputs]

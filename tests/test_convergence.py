@@ -56,6 +56,7 @@ def test_with_the_pole_of_eq5_they_do_not(classifier: Classifier) -> None:
     assert statistics.median(correlation(first, second) for first, second in zip(*maps, strict=True)) < 0.5
 
 
+@pytest.mark.slow
 def test_the_error_falls_with_the_root_of_n(classifier: Classifier) -> None:
     """From 8 to 32 samples it halves: measured against 256, that is 1.9."""
     long_run = smooth(classifier, "chelsea", 256, 100)

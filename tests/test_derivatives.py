@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from models import TARGETS, cut_inputs, cut_model, images, one, seeded
-from oracle import Channels, CutModel, alpha, by_channel, inputs_seen, relative_error, samples_of
+from helpers import SMOOTH, one
+from models import TARGETS, cut_inputs, cut_model, images, seeded
+from oracle import Channels, CutModel, alpha, by_channel, inputs_seen, noisy_copies, relative_error, samples_of
 from torch import Tensor, nn
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, channels_last_to_map, higher_derivatives
 
-SMOOTH: dict[str, Any] = {"n_samples": 3, "stdevs": 0.1}
 Transform = Callable[[Tensor], Tensor]
 
 
@@ -122,7 +122,7 @@ def attribute(model: CutModel, inputs: Tensor, noise: dict[str, Any], **how: Any
     torch.manual_seed(0)
     with inputs_seen(model) as seen:
         attribution = one(method.attribute(inputs, TARGETS, relu_attributions=False, **noise))
-    return attribution, [args[0] for args in seen[1:]]
+    return attribution, noisy_copies(seen)
 
 
 @pytest.mark.parametrize("noise", [{}, SMOOTH, {**SMOOTH, "n_samples_batch_size": 2}])
@@ -312,7 +312,7 @@ def test_autograd_where_reshape_transform_joins_rows_of_an_example(
     method = method_for(noise)(model, "layer", **how)
     with inputs_seen(model) as seen:
         attribution = one(method.attribute(inputs, TARGETS[:examples], relu_attributions=False, **noise))
-    noisy = [args[0] for args in seen[1:]]
+    noisy = noisy_copies(seen)
     assert relative_error(attribution, wanted(model, inputs, noisy, "bounded", "autograd", transform)) < 1e-8
 
 

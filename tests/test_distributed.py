@@ -17,7 +17,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from captum.attr import LayerGradCam
-from models import TARGETS, cut_inputs, cut_model, images, one
+from helpers import one
+from models import TARGETS, cut_inputs, cut_model, images
 from oracle import CutModel
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 from captum.attr import LayerGradCam
-from models import CHANNELS, TARGETS, cut_inputs, cut_model, one
+from helpers import one
+from models import CHANNELS, TARGETS, cut_inputs, cut_model
 from oracle import (
     CutModel,
     by_channel,

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 from captum._utils.gradient import compute_layer_gradients_and_eval
-from models import CLASSES, TARGETS, cut_inputs, cut_model, hooks_on, images, one, seeded
+from helpers import hooks_on, one
+from models import CLASSES, TARGETS, cut_inputs, cut_model, images, seeded
 from oracle import CutModel, example_map, inputs_seen, relative_error
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from models import TARGETS, cut_inputs, cut_model, images, one, seeded
+from helpers import one
+from models import TARGETS, cut_inputs, cut_model, images, seeded
 from torch import Tensor, nn
 
 from captum_sgcampp import LayerSmoothGradCAMpp, LayerSmoothLayerCAM

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from models import CLASSES, TARGETS, cut_inputs, cut_model, hooks_on, images, one, seeded
+from helpers import hooks_on, one
+from models import CLASSES, TARGETS, cut_inputs, cut_model, images, seeded
 from oracle import CutModel, expected, inputs_seen, relative_error
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 from captum._utils.gradient import compute_layer_gradients_and_eval
-from models import CLASSES, TARGETS, cut_inputs, cut_model, hooks_on, images, one, seeded
-from oracle import example_map, inputs_seen, relative_error, samples_of
+from helpers import hooks_on, one
+from models import CLASSES, TARGETS, cut_inputs, cut_model, images, seeded
+from oracle import example_map, inputs_seen, noisy_copies, relative_error, samples_of
 from torch import Tensor, nn
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
@@ -247,7 +248,7 @@ def test_every_use_of_the_layers_tensor_counts(
         attribution = one(
             attribute(model.requires_grad_(not frozen), layer, inputs, n_samples, attribute_to_layer_input=to_input)
         )
-    noisy = [args[0] for args in seen[1:]] if n_samples else []
+    noisy = noisy_copies(seen) if n_samples else []
     wanted = captums_map(model.requires_grad_(True), layer, inputs, noisy, to_input)
     assert relative_error(attribution, wanted) < 1e-10
 
@@ -258,7 +259,7 @@ def test_uses_before_the_layer_takes_its_tensor_count_too(n_samples: int) -> Non
     model, inputs = seeded(Branches).double(), images()
     with inputs_seen(model) as seen:
         attribution = one(attribute(model, "second", inputs, n_samples, attribute_to_layer_input=True))
-    noisy = [args[0] for args in seen[1:]] if n_samples else []
+    noisy = noisy_copies(seen) if n_samples else []
     wanted = captums_map(model, "second", inputs, noisy, to_input=True)
     assert relative_error(attribution, wanted) < 1e-10
 
@@ -312,7 +313,7 @@ def test_a_residual_block_takes_what_the_block_before_it_returns(
         taken = one(attribute(resnet, layer, inputs, n_samples, attribute_to_layer_input=True))
     returned = one(attribute(resnet, block_before, inputs, n_samples))
     assert relative_error(taken, returned) < 1e-12
-    noisy = [args[0] for args in seen[1:]] if n_samples else []
+    noisy = noisy_copies(seen) if n_samples else []
     assert relative_error(taken, captums_map(resnet.requires_grad_(True), layer, inputs, noisy, True)) < 1e-10
 
 
@@ -360,7 +361,7 @@ def test_each_layer_of_a_list_gets_its_map(
     model, inputs = seeded(build).double().requires_grad_(not frozen), images()
     with inputs_seen(model) as seen:
         attributions = attribute(model, layers, inputs, n_samples, attribute_to_layer_input=to_input)
-    noisy = [args[0] for args in seen[1:]] if n_samples else []
+    noisy = noisy_copies(seen) if n_samples else []
     model.requires_grad_(True)
     for layer, attribution in zip(layers, attributions, strict=True):
         wanted = captums_map(model, layer, inputs, noisy, to_input)
@@ -571,7 +572,7 @@ def test_layers_that_return_views(layer: str, n_samples: int, frozen: bool) -> N
     model = seeded(partial(Writes, layer, "returned", False)).double()
     with inputs_seen(model) as seen:
         attribution = one(attribute(model.requires_grad_(not frozen), "layer", images(), n_samples))
-    noisy = [args[0] for args in seen[1:]] if n_samples else []
+    noisy = noisy_copies(seen) if n_samples else []
     assert relative_error(attribution, captums_map(model.requires_grad_(True), "layer", images(), noisy)) < 1e-10
 
 
@@ -732,7 +733,7 @@ def test_parameters_and_buffers_that_a_layer_returns(kind: str, n_samples: int, 
     assert table.grad is None
     assert torch.equal(table.detach(), before)
     table.detach().add_(1).sub_(1)
-    noisy = [args[0] for args in seen[1:]] if n_samples else []
+    noisy = noisy_copies(seen) if n_samples else []
     assert relative_error(attribution, captums_map(model, "table", inputs, noisy)) < 1e-10
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from models import TARGETS, cut_inputs, cut_model, images, one, seeded
+from helpers import SMOOTH, one
+from models import TARGETS, cut_inputs, cut_model, images, seeded
 from oracle import inputs_seen
 from torch import Tensor, nn
 
@@ -19,8 +20,6 @@ from captum_sgcampp import (
     tokens_to_map,
 )
 from captum_sgcampp.layers import find_layer
-
-SMOOTH: dict[str, Any] = {"n_samples": 3, "stdevs": 0.1}
 
 
 class Transformer(nn.Module):

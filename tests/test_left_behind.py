@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 from captum.attr import LayerGradCam
-from models import TARGETS, cut_inputs, cut_model, hooks_on, images, one, seeded
+from helpers import hooks_on, one
+from models import TARGETS, cut_inputs, cut_model, images, seeded
 from oracle import CutModel
 from torch import Tensor, nn
 from torch.nn.utils import parametrize

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from captum.attr import NoiseTunnel
-from models import CLASSES, TARGETS, cut_inputs, cut_model, hooks_on, one
+from helpers import SMOOTH, hooks_on, one
+from models import CLASSES, TARGETS, cut_inputs, cut_model
 from oracle import CutModel, inputs_seen
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
 
-SMOOTH: dict[str, Any] = {"n_samples": 2, "stdevs": 0.1}
 Attribute = Callable[[LayerGradCamPlusPlus, Tensor], object]
 
 

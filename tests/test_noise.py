@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import CLASSES, TARGETS, cut_inputs, cut_model, images, one, seeded
-from oracle import CutModel, expected, inputs_seen, relative_error, samples_of
+from helpers import one
+from models import CLASSES, TARGETS, cut_inputs, cut_model, images, seeded
+from oracle import CutModel, expected, inputs_seen, noisy_copies, relative_error, samples_of
 from torch import Tensor, nn
 
 from captum_sgcampp import LayerSmoothGradCAMpp
@@ -31,7 +32,7 @@ def noisy_inputs(
         LayerSmoothGradCAMpp(model, model.layer).attribute(
             inputs, target=1, n_samples=n_samples, n_samples_batch_size=batch_size, generator=generator
         )
-    return [args[0] for args in seen[1:]]
+    return noisy_copies(seen)
 
 
 @pytest.mark.parametrize("batch_size", CHUNKS)
@@ -126,7 +127,7 @@ def test_examples_that_influence_one_another_need_passes_of_one_copy() -> None:
                 relu_attributions=False,
             )
         assert isinstance(attribution, Tensor)
-        wanted = expected(model, inputs, [args[0] for args in seen[1:]], [1], relu=False)
+        wanted = expected(model, inputs, noisy_copies(seen), [1], relu=False)
         errors.append(relative_error(attribution, wanted))
     assert errors[0] < 1e-10
     assert errors[1] > 1e-5
@@ -402,7 +403,7 @@ def test_targets_and_forward_args_stay_with_their_example(batch_size: int | None
         assert args[2] == 3
         for row, factor_seen in zip(args[0], args[1], strict=True):
             assert factor_seen == factor[(inputs - row).flatten(1).norm(dim=1).argmin()]
-    copies = samples_of(inputs, [args[0] for args in seen[1:]])
+    copies = samples_of(inputs, noisy_copies(seen))
     for number, target in enumerate(TARGETS):  # each example on its own, cut by hand
 
         class Head(nn.Module):
@@ -422,7 +423,7 @@ def test_another_order_of_targets_is_another_map() -> None:
             inputs, target=TARGETS, n_samples=4, n_samples_batch_size=4
         )
     assert isinstance(attribution, Tensor)
-    noisy = [args[0] for args in seen[1:]]
+    noisy = noisy_copies(seen)
     assert relative_error(attribution, expected(model, inputs, noisy, TARGETS)) < 1e-10
     assert relative_error(attribution, expected(model, inputs, noisy, TARGETS[::-1])) > 1e-2
 
@@ -448,7 +449,7 @@ def test_half_precision_gets_the_same_noise(dtype: torch.dtype) -> None:
         with inputs_seen(model) as seen:
             torch.manual_seed(0)
             LayerSmoothGradCAMpp(model, model.layer).attribute(inputs, TARGETS, n_samples=2, stdevs=0.3)
-        return torch.cat([args[0] for args in seen[1:]])
+        return torch.cat(noisy_copies(seen))
 
     assert torch.equal(noise(dtype), noise(torch.float32).to(dtype))
 

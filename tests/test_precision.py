@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from models import TARGETS, cut_inputs, cut_model, one
-from oracle import CutModel, expected, inputs_seen, relative_error
+from helpers import one
+from models import TARGETS, cut_inputs, cut_model
+from oracle import CutModel, expected, inputs_seen, noisy_copies, relative_error
 from torch import Tensor, nn
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
@@ -60,7 +61,7 @@ def test_half_precision(dtype: torch.dtype, tolerance: float, alpha: str, n_samp
         attribution = one(method.attribute(inputs, target=TARGETS, **noise(n_samples)))
     assert attribution.dtype == torch.float32
     assert attribution.isfinite().all()
-    wanted = expected(single, inputs, [args[0] for args in seen[1:]], TARGETS, alpha)
+    wanted = expected(single, inputs, noisy_copies(seen), TARGETS, alpha)
     assert relative_error(attribution, wanted) < tolerance
 
 
@@ -78,7 +79,7 @@ def test_autocast(n_samples: int) -> None:
     assert set(kinds) == {torch.bfloat16}  # autocast was in force
     assert attribution.dtype == torch.float32
     assert attribution.isfinite().all()
-    wanted = expected(model, inputs, [args[0] for args in seen[1:]], TARGETS)
+    wanted = expected(model, inputs, noisy_copies(seen), TARGETS)
     assert relative_error(attribution, wanted) < 0.1
 
 
@@ -92,7 +93,7 @@ def test_any_scale_of_the_score(alpha: str, factor: float, n_samples: int) -> No
     with inputs_seen(model) as seen:
         method = method_for(n_samples)(model, model.layer, alpha=alpha)
         attribution = one(method.attribute(inputs, target=TARGETS, **noise(n_samples, stdevs=0.05)))
-    wanted = expected(model, inputs, [args[0] for args in seen[1:]], TARGETS, alpha)
+    wanted = expected(model, inputs, noisy_copies(seen), TARGETS, alpha)
     assert relative_error(attribution, wanted) < 2e-5
 
 
@@ -121,7 +122,7 @@ def test_the_smallest_and_the_largest_gradients(alpha: str, factor: float, toler
     with inputs_seen(model) as seen:
         method = method_for(n_samples)(model, model.layer, alpha=alpha)
         attribution = one(method.attribute(inputs, target=TARGETS, **noise(n_samples, stdevs=0.05)))
-    wanted = expected(model, inputs, [args[0] for args in seen[1:]], TARGETS, alpha)
+    wanted = expected(model, inputs, noisy_copies(seen), TARGETS, alpha)
     assert relative_error(attribution, wanted) < tolerance
 
 

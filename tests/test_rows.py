@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 from captum._utils.gradient import compute_layer_gradients_and_eval
-from models import CLASSES, cut_model, images, one, seeded
+from helpers import one
+from models import CLASSES, cut_model, images, seeded
 from oracle import CutModel, example_map, expected, inputs_seen, relative_error
 from torch import Tensor, nn
 

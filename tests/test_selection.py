@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import NoiseTunnel
+from helpers import SMOOTH, one
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import CHANNELS, TARGETS, cut_inputs, cut_model, one
-from oracle import expected, inputs_seen, relative_error
+from models import CHANNELS, TARGETS, cut_inputs, cut_model
+from oracle import expected, inputs_seen, noisy_copies, relative_error
 from torch import Tensor
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
 from captum_sgcampp.selection import Selection
 
-SMOOTH: dict[str, Any] = {"n_samples": 4, "stdevs": 0.1}
 GRIDS = {1: (3,), 2: (3, 3), 3: (3, 3, 3)}
 """The layer's grid of `cut_model` by number of dimensions."""
 
@@ -83,7 +83,7 @@ def test_filters_against_the_oracle() -> None:
     method = LayerSmoothGradCAMpp(model, model.layer)
     with inputs_seen(model) as seen:
         picked = one(method.attribute(inputs, target=TARGETS, filters=[1, 0], relu_attributions=False, **SMOOTH))
-    noisy = [args[0] for args in seen[1:]]
+    noisy = noisy_copies(seen)
     every = expected(model, inputs, noisy, TARGETS, relu=False, sum_channels=False)
     assert relative_error(picked, every[:, [1, 0]]) < 1e-10
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 from captum.attr import LayerGradCam
-from models import TARGETS, cut_inputs, cut_model, one
+from helpers import one
+from models import TARGETS, cut_inputs, cut_model
 from torch import Tensor
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp

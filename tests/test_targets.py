@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from models import cut_inputs, cut_model, one
+from helpers import SMOOTH, one
+from models import cut_inputs, cut_model
 from oracle import inputs_seen
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
 
-SMOOTH: dict[str, Any] = {"n_samples": 4, "stdevs": 0.1}
 TARGETS: list[Any] = [1, [1, 4, 2], torch.tensor([0, 0, 3]), (2,), torch.tensor(4)]
 
 

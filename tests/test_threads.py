@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from models import CLASSES, TARGETS, cut_inputs, cut_model, hooks_on, images, one, seeded
+from helpers import hooks_on, one
+from models import CLASSES, TARGETS, cut_inputs, cut_model, images, seeded
 from oracle import CutModel
 from torch import Tensor, nn
 
