@@ -25,6 +25,8 @@ NOISE = [
     pytest.param(LayerSmoothLayerCAM, {"n_samples": 3}, id="layer_cam"),
 ]
 with_and_without_noise = pytest.mark.parametrize(("build", "noise"), NOISE)
+without_noise_on_purpose = pytest.mark.filterwarnings("ignore:n_samples. is 0:UserWarning")
+where_smoothing_changes_nothing = pytest.mark.filterwarnings("ignore:n_samples. smoothing changes nothing:UserWarning")
 the_papers_with_and_without_noise = pytest.mark.parametrize(("build", "noise"), NOISE[:2])
 
 

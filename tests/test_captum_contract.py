@@ -17,6 +17,7 @@ from helpers import (
     the_papers_methods,
     unchanged,
     with_and_without_noise,
+    without_noise_on_purpose,
 )
 from models import TARGETS, cut_inputs, cut_model
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ def test_classes(build: Method) -> None:
     assert not method.has_convergence_delta()
 
 
+@without_noise_on_purpose
 @pytest.mark.parametrize("method", [LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM])
 def test_attribute_is_wrapped_by_captums_log_usage(method: type[LayerGradCamPlusPlus]) -> None:
     model, inputs = cut_model(), cut_inputs()
@@ -105,6 +107,7 @@ def test_attributions_are_detached(build: Method, noise: dict[str, Any]) -> None
     assert attribution.grad_fn is None
 
 
+@without_noise_on_purpose
 @every_method
 def test_interpolate(build: Method) -> None:
     model, inputs = cut_model(), cut_inputs()
@@ -139,6 +142,7 @@ def test_kinds_of_forward_func(build: Method, noise: dict[str, Any], kind: str) 
     assert hooks_on(model) == 0
 
 
+@without_noise_on_purpose
 @every_method
 def test_a_forward_func_without_arguments(build: Method) -> None:
     """Captum reads from the signature whether there are any."""

@@ -38,6 +38,13 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
 
+def opened(file: str | Path) -> Image.Image:
+    """Reads a picture, and closes its file."""
+    with Image.open(file) as image:
+        image.load()
+        return image
+
+
 def photograph(path: str) -> Path:
     """Writes a photograph that scikit-image ships."""
     from skimage import data
@@ -49,7 +56,7 @@ def photograph(path: str) -> Path:
 
 def panels(picture: Path) -> list[npt.NDArray[np.float64]]:
     """Cuts the panels of the last row out of a picture: what is not white, between white columns."""
-    pixels = np.asarray(Image.open(picture).convert("RGB"), dtype=np.float64) / 255
+    pixels = np.asarray(opened(picture).convert("RGB"), dtype=np.float64) / 255
     row = pixels[int(len(pixels) * 0.5) :]  # beneath the titles
     white = (row == 1).all(axis=(0, 2))
     edges = np.flatnonzero(np.diff(np.concatenate([[True], white, [True]]).astype(int)))
@@ -73,10 +80,10 @@ def test_main_job(capsys: pytest.CaptureFixture[str]) -> None:
     assert 30 < probabilities[0] < 50
 
     file = Path(lines[-1])
-    assert Image.open(file).format == "PNG"
+    assert opened(file).format == "PNG"
     shown, grad_cam, plus_plus, smooth, layer_cam = panels(file)
     # The photograph is in colour and sharp; the maps are different from it and from each other.
-    expected = load_classifier("efficientnet_lite0", None, CPU).crop(Image.open(photograph("chelsea.png")))
+    expected = load_classifier("efficientnet_lite0", None, CPU).crop(opened(photograph("chelsea.png")))
     lower = expected[-shown.shape[0] :]
     assert abs(shown[: len(lower)].mean() - lower.mean()) < 0.05
     assert shown.std() > 0.15
@@ -86,7 +93,7 @@ def test_main_job(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_maps_lie_where_the_object_is() -> None:
-    cup = np.asarray(Image.open(photograph("coffee.png")))
+    cup = np.asarray(opened(photograph("coffee.png")))
     beside = np.full((400, 400, 3), 128, dtype=np.uint8)
     for name, column in [("left", 0), ("right", 200)]:
         canvas = beside.copy()
@@ -101,7 +108,7 @@ def test_maps_lie_where_the_object_is() -> None:
 def test_runs_repeat_with_the_seed() -> None:
     for name, seed in [("first", "3"), ("again", "3"), ("other", "4")]:
         assert run(["--seed", seed, "--n-samples", "2", "--stdevs", "0.5", "--output", f"{name}.png"]) == 0
-    first, again, other = (np.asarray(Image.open(f"{name}.png")) for name in ("first", "again", "other"))
+    first, again, other = (np.asarray(opened(f"{name}.png")) for name in ("first", "again", "other"))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -110,7 +117,7 @@ def test_targets_and_top_k_have_a_row_each(capsys: pytest.CaptureFixture[str]) -
     heights = []
     for arguments in (["--target", "tabby"], ["--target", "281", "--target", "Tiger Cat"], ["--top-k", "2"]):
         assert run([*arguments, "--n-samples", "0", "--output", "picture.png"]) == 0
-        heights.append(Image.open("picture.png").height)
+        heights.append(opened("picture.png").height)
     assert heights[1] == heights[2] > 1.8 * heights[0]
     assert "Egyptian cat" in capsys.readouterr().out
 
@@ -262,6 +269,7 @@ def test_weights_are_loaded_without_running_code() -> None:
     assert not Path("harm").exists()
 
 
+@pytest.mark.filterwarnings("default")
 def test_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--layer", "_swish", "--n-samples", "0"]) == 0
     assert all(line.startswith("captum-sgcampp: layer: '_swish'") for line in capsys.readouterr().err.splitlines())

@@ -111,6 +111,7 @@ def test_full_backward_hooks_above_a_frozen_layer_count_as_with_captum(place: st
     assert relative_error(attribute(model, layer), wanted) < 1e-10
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
 @pytest.mark.parametrize("layer", ["layer", "layer.0", "below", "above.0"])
 def test_backward_hooks_are_called_as_often_as_with_captum(layer: str) -> None:
     """And in the same order."""
@@ -126,6 +127,8 @@ def test_backward_hooks_are_called_as_often_as_with_captum(layer: str) -> None:
     assert wanted
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @SETTINGS
 def test_guided_backpropagation_above_the_layer(n_samples: int, frozen: bool) -> None:
     """The hooked network is a twin whose ReLU has such a gradient."""
@@ -157,6 +160,7 @@ def test_guided_backpropagation_above_the_layer(n_samples: int, frozen: bool) ->
     assert relative_error(maps[0], maps[2]) > 1e-3
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
 @N_SAMPLES
 def test_hooks_that_take_gradients_per_example(n_samples: int) -> None:
     """As Opacus does: from the inputs that forward hooks have kept, and the gradients that backward hooks see."""
@@ -586,6 +590,7 @@ def test_a_compiled_model_whose_layers_were_inlined_before_is_refused_in_words(b
     assert "before" in str(raised.value)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @BACKENDS
 @N_SAMPLES
 @pytest.mark.usefixtures("fresh_compiler")

@@ -13,7 +13,9 @@ from helpers import (
     seeded_map,
     the_papers_with_and_without_noise,
     unchanged,
+    where_smoothing_changes_nothing,
     with_and_without_noise,
+    without_noise_on_purpose,
 )
 from models import CLASSES, TARGETS, cut_inputs, cut_model, images, seeded
 from oracle import CutModel, expected, relative_error
@@ -42,6 +44,7 @@ def test_nothing_is_left_behind(
     assert not actual.requires_grad
 
 
+@where_smoothing_changes_nothing
 @the_papers_with_and_without_noise
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("create_graph", [False, True])
@@ -107,6 +110,7 @@ def test_errors_of_the_model_come_through(
         assert raised.value is error
 
 
+@without_noise_on_purpose
 @every_method
 def test_hooks_of_others_stay(build: Method) -> None:
     model, inputs = cut_model(), cut_inputs()

@@ -15,7 +15,9 @@ from helpers import (
     seeded_map,
     the_papers_with_and_without_noise,
     unchanged,
+    where_smoothing_changes_nothing,
     with_and_without_noise,
+    without_noise_on_purpose,
 )
 from models import CLASSES, TARGETS, TwoTensors, cut_inputs, cut_model, images, seeded
 from oracle import CutModel, expected, inputs_seen, noisy_copies, relative_error
@@ -33,6 +35,7 @@ def test_a_layer_that_never_runs(build: Method, noise: dict[str, Any], mode: Cal
         build(model, model.get_submodule("spare")).attribute(inputs, target=1, **noise)
 
 
+@without_noise_on_purpose
 @every_method
 def test_a_layer_of_another_model(build: Method) -> None:
     model, inputs = cut_model(), cut_inputs()
@@ -242,6 +245,7 @@ def test_the_layers_input(build: Method, noise: dict[str, Any]) -> None:
     assert torch.equal(seeded_map(build(model, model.below), inputs, TARGETS, **noise), to_input)
 
 
+@without_noise_on_purpose
 @every_method
 def test_the_input_of_a_layer_called_with_keywords_alone(build: Method) -> None:
     class Keywords(nn.Module):
@@ -260,6 +264,7 @@ def test_the_input_of_a_layer_called_with_keywords_alone(build: Method) -> None:
     assert hooks_on(model) == 0
 
 
+@where_smoothing_changes_nothing
 @the_papers_with_and_without_noise
 @pytest.mark.parametrize("kind", [tuple, list])
 def test_a_layer_of_several_tensors(build: Method, noise: dict[str, Any], kind: Any) -> None:
@@ -276,6 +281,7 @@ def test_a_layer_of_several_tensors(build: Method, noise: dict[str, Any], kind: 
         assert relative_error(part, expected(cut, inputs, noisy, TARGETS, relu=False)) < 1e-10
 
 
+@without_noise_on_purpose
 @every_method
 @pytest.mark.parametrize("kind", ["dict", "nested", "integers"])
 def test_layers_of_other_kinds_are_refused(build: Method, kind: str) -> None:
@@ -300,6 +306,7 @@ def test_layers_of_other_kinds_are_refused(build: Method, kind: str) -> None:
         build(model, model.layer).attribute(inputs, target=1)
 
 
+@without_noise_on_purpose
 @every_method
 def test_a_layer_without_channels_is_refused(build: Method) -> None:
     model = nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (3, 72)), seeded(lambda: nn.Linear(72, CLASSES)))
@@ -319,6 +326,7 @@ def test_names_of_layers() -> None:
     assert layer_name(nn.DataParallel(model), model[1]).endswith("1' (Tanh)")
 
 
+@where_smoothing_changes_nothing
 @the_papers_with_and_without_noise
 def test_the_model_itself_as_the_layer(build: Method, noise: dict[str, Any]) -> None:
     """The gradient of the score by the scores is one at the target."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import hooks_on, one
+from helpers import hooks_on, one, where_smoothing_changes_nothing, without_noise_on_purpose
 from models import CLASSES, TARGETS, cut_inputs, cut_model, images, seeded
 from oracle import CutModel, expected, inputs_seen, relative_error
 from torch import Tensor, nn
@@ -178,6 +178,7 @@ class Checkpointed(CutModel):
 KINDS = [Around, Below, Everywhere, PutBack, InThread, LayerInThread, Checkpointed]
 
 
+@without_noise_on_purpose
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n_samples", [0, 3])
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
@@ -298,6 +299,9 @@ class Sentences(nn.Module):
 PADDING = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 1, 1]]).bool()
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@where_smoothing_changes_nothing
+@without_noise_on_purpose
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("n_samples", [0, 3])
 @pytest.mark.parametrize(

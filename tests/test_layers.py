@@ -61,6 +61,7 @@ def method_for(noise: dict[str, Any]) -> type[LayerGradCamPlusPlus]:
     return LayerSmoothGradCAMpp if noise else LayerGradCamPlusPlus
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel, partial(torch.compile, backend="eager")])
 def test_layer_by_name(wrap: Any) -> None:
     model: Any = cut_model()

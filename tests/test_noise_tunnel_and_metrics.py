@@ -14,7 +14,9 @@ from helpers import (
     the_papers_methods,
     the_papers_with_and_without_noise,
     unchanged,
+    where_smoothing_changes_nothing,
     with_and_without_noise,
+    without_noise_on_purpose,
 )
 from models import FACTOR, TARGETS, Weighted, cut_inputs, cut_model
 from oracle import expected, inputs_seen, relative_error
@@ -25,6 +27,7 @@ from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
 by_type = pytest.mark.parametrize("nt_type", ["smoothgrad", "smoothgrad_sq", "vargrad"])
 
 
+@without_noise_on_purpose
 @the_papers_methods
 @by_type
 @pytest.mark.parametrize("batch_size", [None, 1, 2, 3])
@@ -73,6 +76,7 @@ def test_noise_tunnel_around_noise_of_its_own() -> None:
     assert relative_error(attribution, (maps[0] + maps[1]) / 2) < 1e-10
 
 
+@without_noise_on_purpose
 @every_method
 def test_infidelity(build: Method) -> None:
     model, inputs = cut_model(), cut_inputs()
@@ -88,6 +92,7 @@ def test_infidelity(build: Method) -> None:
     assert values.isfinite().all() and (values > 0).all()
 
 
+@where_smoothing_changes_nothing
 @the_papers_with_and_without_noise
 def test_sensitivity_max(build: Method, noise: dict[str, Any]) -> None:
     """Captum repeats an explanation of several examples right if it comes in a tuple, as all layer methods' must."""
@@ -118,6 +123,7 @@ def test_sensitivity_max(build: Method, noise: dict[str, Any]) -> None:
     torch.testing.assert_close(values, wanted, rtol=1e-9, atol=0)
 
 
+@where_smoothing_changes_nothing
 @with_and_without_noise
 def test_sensitivity_max_of_the_method_itself(build: Method, noise: dict[str, Any]) -> None:
     model, inputs = cut_model(), cut_inputs(examples=1)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from helpers import hooks_on, one
+from helpers import hooks_on, one, where_smoothing_changes_nothing
 from models import CLASSES, TARGETS, cut_inputs, cut_model, images, seeded
 from oracle import CutModel
 from torch import Tensor, nn
@@ -386,6 +386,7 @@ def sentences(turns: Turns, frozen: bool) -> Sentences:
 ENCODER_LAYERS = ["encoder.layers.0.linear1", "encoder.layers.1", "encoder", "head"]
 
 
+@where_smoothing_changes_nothing
 @pytest.mark.parametrize("n_samples", [0, 3])
 @pytest.mark.parametrize("frozen", [False, True], ids=["trainable", "frozen"])
 @pytest.mark.parametrize("layer", ENCODER_LAYERS)
