@@ -78,3 +78,23 @@ def test_memory_does_not_grow_with_the_number_of_samples() -> None:
 def status(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+README = PYPROJECT.with_name("README.md")
+EXAMPLE = Path(__file__).parent / "readme_example.py"
+
+
+@pytest.mark.skipif(not README.exists(), reason="only in a checkout")
+def test_the_type_checked_example_is_the_readmes() -> None:
+    """mypy checks the file in strict mode."""
+    (body,) = re.findall(r"(?s)attribution\(.*?\n(.*)", EXAMPLE.read_text())
+    code = [line.strip() for line in body.splitlines() if line.strip() and "return" not in line]
+    readme = README.read_text()
+    assert len(code) == 3
+    assert all(line in readme for line in code)
+
+
+@pytest.mark.skipif(not README.exists(), reason="only in a checkout")
+def test_the_citation_has_the_version() -> None:
+    citation = README.with_name("CITATION.cff").read_text()
+    assert f"version: {captum_sgcampp.__version__}\n" in citation
