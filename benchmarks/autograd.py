@@ -76,7 +76,7 @@ def main() -> None:
 
     choices: list[tuple[int, ...]] = [*((size,) for size in AT_ONCE), higher_derivatives.POSITIONS_AT_ONCE]
     columns = " | ".join(map(str, AT_ONCE))
-    print(f"| above the layer | positions | {columns} | found | MiB: {columns} | found |")
+    print(f"| above the layer | positions | {columns} | chosen | MiB: {columns} | chosen |")
     print(f"| --- {'| ---: ' * (1 + 2 * len(choices))}|")
     for above in ABOVE:
         for n_positions in GRIDS:
