@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from photographs import efficientnet_lite0
 from PIL import Image
 from pytorch_grad_cam import GradCAMPlusPlus
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -46,7 +47,6 @@ from torchcam.methods import GradCAMpp, SmoothGradCAMpp
 from tqdm.auto import tqdm
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
-from captum_sgcampp.cli.classifiers import Classifier, load_classifier
 
 Column = tuple[str, str]
 """Layer and scale."""
@@ -233,10 +233,11 @@ def rectified(network: nn.Module) -> nn.Module:
     return network
 
 
-def cases(classifier: Classifier) -> Iterator[tuple[Column, Case]]:
+def cases() -> Iterator[tuple[Column, Case]]:
     """Yields the cases for each column of the table: each photograph, and the class that the network says it is."""
-    network = rectified(classifier.model)
-    images = [classifier.preprocess(Image.fromarray(picture)) for picture in (data.chelsea(), data.coffee())]
+    model, preprocess = efficientnet_lite0()
+    network = rectified(model)
+    images = [preprocess(Image.fromarray(picture)) for picture in (data.chelsea(), data.coffee())]
     with torch.no_grad():
         targets = [int(network(image).argmax()) for image in images]
     for scale in SCALES:
@@ -267,9 +268,9 @@ def main() -> None:
     parser.add_argument("--correlation", action="store_true", help="print correlations instead of the largest errors")
     measure = correlation if parser.parse_args().correlation else largest_error
     warnings.filterwarnings("ignore", "n_samples: smoothing changes nothing")  # at the last map, as said above
-    classifier = load_classifier("efficientnet_lite0", None, torch.device("cpu"))
+
     rows: dict[Implementation, dict[Column, list[float]]] = {one: {} for one in IMPLEMENTATIONS}
-    for column, case in tqdm(list(cases(classifier))):
+    for column, case in tqdm(list(cases())):
         for implementation, found in rows.items():
             if case.layer in implementation.layers:
                 found.setdefault(column, []).append(judge(implementation, case, measure))

@@ -13,14 +13,13 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from photographs import photographs
+from photographs import efficientnet_lite0, photographs
 from torch import Tensor
 from torch.nn import Module
 from torchcam.methods import SmoothGradCAMpp
 from tqdm.auto import tqdm
 
 from captum_sgcampp import LayerSmoothGradCAMpp, __version__
-from captum_sgcampp.cli.classifiers import load_classifier
 
 LAYERS = ["_blocks.4", "_blocks.7", "_blocks.10", "_blocks.14", "_blocks.15"]
 N_SAMPLES = 16
@@ -70,19 +69,19 @@ def error(estimate: Tensor, reference: Tensor) -> float:
 
 def main() -> None:
     """Measures, and prints the table."""
-    classifier = load_classifier("efficientnet_lite0", None, torch.device("cpu"))
+    model, preprocess = efficientnet_lite0()
     columns = {
-        "torchcam": torchcams(classifier.model),
-        "`eq5`": ours(classifier.model, "eq5"),
-        "`bounded`": ours(classifier.model, "bounded"),
+        "torchcam": torchcams(model),
+        "`eq5`": ours(model, "eq5"),
+        "`bounded`": ours(model, "bounded"),
     }
     agreement: dict[str, list[list[float]]] = {name: [[] for _ in LAYERS] for name in columns}
     errors: dict[int, list[list[float]]] = {n_samples: [[] for _ in LAYERS] for n_samples in RUNS}
     images = photographs().values()
     for image in tqdm(images):
-        inputs = classifier.preprocess(image)
+        inputs = preprocess(image)
         with torch.no_grad():
-            target = int(classifier.model(inputs).argmax())
+            target = int(model(inputs).argmax())
         for name, maps in columns.items():
             pairs = zip(maps(inputs, target, N_SAMPLES, 0), maps(inputs, target, N_SAMPLES, 1), strict=True)
             for found, pair in zip(agreement[name], pairs, strict=True):

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> int:
-    """Runs the command line, or says what it lacks."""
+    """Runs the command line, or reports a missing package."""
     try:
         from captum_sgcampp.cli.command import run
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Everything private that this package takes from Captum, so that a new release is this file's work."""
+"""Captum's private helpers. No other file imports them, so a new release of Captum affects only this one."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 import captum
 
 SUPPORTED_CAPTUM = ">=0.8,<0.10"
-"""The releases of Captum that the tests pass with. `pyproject.toml` asks pip for the same."""
+"""The releases of Captum that the tests pass with; the same as in `pyproject.toml`."""
 
 try:
     from captum._utils.common import (

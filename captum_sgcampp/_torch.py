@@ -1,4 +1,4 @@
-"""Everything private that this package takes from torch, so that a new release is this file's work."""
+"""Torch's private parts. No other file uses them, so a new release of torch affects only this one."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -31,18 +31,18 @@ def is_view(tensor: Tensor) -> bool:
 
 
 def gradient_edge(tensor: Tensor) -> GradientEdge:
-    """The edge of the gradient of a tensor. Subclasses of Tensor would give that of a view made on the way."""
+    """The gradient edge of a tensor itself; a subclass of Tensor would return that of a temporary view."""
     with torch._C.DisableTorchFunctionSubclass():
         return get_gradient_edge(tensor)
 
 
 def base_of(tensor: Tensor) -> Tensor:
-    """The tensor that a tensor is a view of; itself if it is none."""
+    """The tensor of which a tensor is a view; the tensor itself if it is not a view."""
     return tensor if tensor._base is None else tensor._base
 
 
 def refuses_saved_tensors_hooks(error: BaseException) -> bool:
-    """Whether an error says that the saving of tensors must not be hooked, as torch.func does."""
+    """Whether an error means that saved tensors must not be hooked, as inside torch.func."""
     traceback = error.__traceback__
     while traceback and traceback.tb_next:
         traceback = traceback.tb_next
@@ -51,11 +51,11 @@ def refuses_saved_tensors_hooks(error: BaseException) -> bool:
 
 _DISABLE: Any = disable_saved_tensors_hooks.__wrapped__  # type: ignore[attr-defined]
 _REFUSALS = {_DISABLE.__code__, saved_tensors_hooks.__enter__.__code__}
-"""Where torch says so: on the way into a part without hooks, or on the way to hooks within it."""
+"""Where torch raises it: on entering a part without hooks, or on setting hooks within it."""
 
 
 def is_compiled(forward_func: Callable[..., Any]) -> bool:
-    """Whether torch.compile has been applied to a model or to a part of it; of functions, whether it may have been."""
+    """Whether torch.compile has been applied to a model or a part of it, or may have been to a function."""
     if not isinstance(forward_func, Module):
         return "torch._dynamo" in sys.modules
     return any(

@@ -91,7 +91,7 @@ def sum_of_powers(gradients: Tensor, scores: Tensor | None = None) -> Derivative
 
 
 def sum_of_derivatives(first: Tensor, second: Tensor, third: Tensor) -> Derivatives:
-    r"""Sums over noise samples derivatives that are known themselves.
+    r"""Sums given derivatives over noise samples.
 
     Args:
         first: :math:`\partial Y / \partial A` of each noise sample, shape (n, N, C, \*spatial).
@@ -122,16 +122,16 @@ class Alpha(NamedTuple):
 
 
 def alpha_eq5(derivatives: Derivatives, activations: Tensor) -> Alpha:
-    r""":math:`\alpha = D_2 / (2 D_2 + \sum_j A_{kj} D_3)`, eq. (5) as it stands.
+    r""":math:`\alpha = D_2 / (2 D_2 + \sum_j A_{kj} D_3)`, eq. (5) as printed.
 
-    It has a pole where the denominator crosses zero, which it does at layers whose activations carry a sign.
+    It has a pole where the denominator crosses zero, as happens at layers whose activations carry a sign.
     """
     second = derivatives.second
     return Alpha(_ratio(second, 2 * second + _third_term(derivatives, activations)))
 
 
 def alpha_eq7(derivatives: Derivatives, activations: Tensor) -> Alpha:
-    r""":math:`\alpha = D_1 / (2 D_2 + \sum_j A_{kj} D_3)`, with the numerator as eq. (7) prints it.
+    r""":math:`\alpha = D_1 / (2 D_2 + \sum_j A_{kj} D_3)`, with the numerator printed in eq. (7).
 
     It has the pole of eq. (5), and the dimension of one over a derivative.
     """
@@ -142,9 +142,9 @@ def alpha_eq7(derivatives: Derivatives, activations: Tensor) -> Alpha:
 def alpha_bounded(derivatives: Derivatives, activations: Tensor) -> Alpha:
     r""":math:`\alpha = D_2 / (2 D_2 + \mathrm{relu}(\sum_j A_{kj} D_3))`: eq. (5) without its pole.
 
-    Always in [0, 1/2], and equal to eq. (5) on what that was derived for, rectified activations without noise
-    (there the sum counts only where :math:`D_3 > 0`: elsewhere :math:`\mathrm{relu}(D_1)` is zero). A negative
-    :math:`D_2`, which no sum of squares has, counts as zero.
+    Always in [0, 1/2], and equal to eq. (5) for rectified activations without noise, for which that was derived
+    (there the sum matters only where :math:`D_3 > 0`: elsewhere :math:`\mathrm{relu}(D_1)` is zero). A negative
+    :math:`D_2`, which only true derivatives can have, counts as zero.
     """
     curvature = derivatives.second.relu()
     return Alpha(_ratio(curvature, 2 * curvature + _third_term(derivatives, activations).relu()))

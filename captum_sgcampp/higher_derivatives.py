@@ -1,4 +1,4 @@
-"""Second and third derivatives by automatic differentiation, each with respect to one activation alone."""
+"""Second and third derivatives by automatic differentiation, each with respect to a single activation."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 POSITIONS_AT_ONCE: tuple[int, ...] = (1, 8)
-"""How many positions may be differentiated at once. Work and memory grow with the square of the number.
+"""The choices for the number of positions differentiated at once. Work and memory grow with its square.
 
 More than 8 were not faster above any layer tried, from a pooling to a pair of convolutions.
 """
@@ -26,9 +26,9 @@ def second_and_third_derivatives(
     r"""Differentiates the gradient twice more, :math:`\partial^2 S / \partial A_i^2` and its third.
 
     That is the diagonal of the Hessian, and the derivative of each of its elements with respect to the same activation:
-    two backward passes for each position. Several positions at once share the calls, but each of them then goes through
-    a graph that is as many times larger, which pays only where the graph is small. So the numbers at once are tried in
-    turn, and the cheaper one is kept; the result is the same, up to the last bits.
+    two backward passes for each position. Several positions at once share these passes, but through a graph that is as
+    many times larger, which pays off only if the graph is small. So both choices are timed first, and the faster one is
+    kept; the result is the same up to the last bits.
 
     Args:
         activations: The edge of the layer's tensor.

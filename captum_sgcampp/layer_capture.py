@@ -18,7 +18,7 @@ from captum_sgcampp._torch import gradient_edge, is_compiled, is_replica, is_vie
 
 
 class OtherThreadError(Exception):
-    """A layer runs in a thread that was started meanwhile, and that is not listened to."""
+    """A layer runs in a thread that was started during the pass and whose runs are not captured."""
 
 
 class Captured(NamedTuple):
@@ -27,12 +27,12 @@ class Captured(NamedTuple):
     value: Tensor
     """Its value at that moment; without values, on the device "meta"."""
     edge: GradientEdge | None
-    """Where the gradient with respect to it arrives. None if it can have no gradient."""
+    """Its edge in the graph, where its gradient is taken. None if it cannot have one."""
     unrecorded: tuple[Tensor, int] | None = None
-    """The tensor itself and its version, where the model does not record: a later in-place operation is then lost."""
+    """The tensor itself and its version, if the model does not record; later in-place operations are then lost."""
 
     def live_edge(self) -> GradientEdge | None:
-        """The edge, unless the tensor that it belongs to has been changed by operations that are not recorded."""
+        """The edge, unless unrecorded operations have changed the tensor."""
         if self.unrecorded and version_of(self.unrecorded[0]) != self.unrecorded[1]:
             return None
         return self.edge
@@ -54,22 +54,22 @@ class LayerRun(NamedTuple):
 class LayerCapture:
     """Captures the tensors of layers during one forward pass.
 
-    The layer's own tensor is captured, and the model goes on with it, so that each of its uses counts: by the next
-    layer, by a skip connection, or by whoever else holds it. Its gradient is taken at the edge that it has in the graph
-    when the layer has run, so that in-place operations that follow do not matter. The exception are views: their edge
-    is lost with the first in-place operation on the memory that they share (see :meth:`written_view`).
+    The layer's own tensor is captured and the model continues with it, so that every use of it counts: by the next
+    layer, by a skip connection, or by another library's hook. Its gradient is taken at its edge in the graph right after
+    the layer, so later in-place operations do not matter. Views are the exception: they lose their edge with the first
+    in-place operation on the memory that they share (see :meth:`written_view`).
 
-    Hooks belong to a module and run in every thread that uses it. Only the thread that attributes is listened to, the
-    threads of `DataParallel`, and with `other_threads` those that were started since, as some models do.
+    Hooks belong to a module and run in every thread that uses it. Runs are captured in the attributing thread, in the
+    threads of `DataParallel`, and with `other_threads` in those that the model has started since.
 
     Args:
         layers: The layers, each with its name for messages.
         attribute_to_layer_input: Capture what the layers take, rather than what they return.
         with_values: Keep the values too, which costs a copy.
         keep_graph: Keep the values' graph.
-        older_threads: The threads that are not listened to.
-        copy_views: Let the model go on with a copy where the layer's tensor is a view, as Captum does with all tensors.
-        other_threads: Listen to threads that were started since. They may be the model's, or anybody's.
+        older_threads: The threads whose runs are never captured.
+        copy_views: Let the model continue with a copy if the layer's tensor is a view, as Captum does with all tensors.
+        other_threads: Capture runs in threads that were started since, which may not belong to the model.
         on_reached: Called when a layer is reached.
     """
 
@@ -104,7 +104,7 @@ class LayerCapture:
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
-        """Registers the hooks for the time of the context."""
+        """A context in which the hooks are registered."""
         with ExitStack() as stack:
             for layer, name in self._layers.items():
                 try:
@@ -122,7 +122,7 @@ class LayerCapture:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Has the hooks do nothing for the time of the context."""
+        """A context in which the hooks do nothing."""
         self._paused = True
         try:
             yield
@@ -130,9 +130,9 @@ class LayerCapture:
             self._paused = False
 
     def checked(self, forward_func: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Adds to `forward_func` the checks that can only be made when it has run."""
+        """Adds the checks to `forward_func` that are possible only after it has run."""
 
-        # Captum reads from the signature whether the function takes arguments at all.
+        # Captum inspects the signature to find out whether the function takes arguments.
         @wraps(forward_func, assigned=(), updated=())
         def forward(*args: Any) -> Tensor:
             output = forward_func(*args)
@@ -155,7 +155,7 @@ class LayerCapture:
 
     def _hint(self, layer: Module, forward_func: Callable[..., Any]) -> str:
         if layer in self._reached_by_older:
-            return " It runs in a thread that was started before; let the model start its threads in each call."
+            return " It runs in a thread that was started earlier; let the model start its threads in each call."
         if is_compiled(forward_func):
             return (
                 " If the model is compiled, its layers may have been inlined before: attribute before the first "
@@ -164,11 +164,11 @@ class LayerCapture:
         return ""
 
     def calls(self, layer: Module) -> int:
-        """How often the layer ran; with DataParallel, on any one of the devices."""
+        """The number of times that the layer ran; with DataParallel, on one device."""
         return max(Counter(run.thread for run in self._own_runs(layer)).values())
 
     def last_runs(self, layer: Module) -> dict[device, tuple[Captured, ...]]:
-        """The layer's tensors by the device they are on: of its last run, or of the last on each DataParallel device.
+        """The layer's tensors by device: of its last run, or of the last one on each DataParallel device.
 
         Raises:
             RuntimeError: Several threads or replicas ran the layer on the same device.
@@ -178,20 +178,20 @@ class LayerCapture:
             return {runs[-1].device: runs[-1].tensors}
         if len({(run.thread, run.module) for run in runs}) > len({run.device for run in runs}):
             raise RuntimeError(
-                f"layer: {self._layers[layer]} runs in several threads on one device, and which of them belong to this "
-                "attribution cannot be known. Attribute in one thread at a time."
+                f"layer: {self._layers[layer]} runs in several threads on one device, and it is unknown which of them "
+                "belong to this attribution. Attribute in one thread at a time."
             )
         return {run.device: run.tensors for run in runs}
 
     def _own_runs(self, layer: Module) -> list[LayerRun]:
-        """The runs in the thread that attributes, or if there are none, those in threads started since."""
+        """The runs in the attributing thread, or if there are none, those in threads started since."""
         runs = self._runs[layer]
         return [run for run in runs if run.thread is self._thread] or runs
 
     def written_view(self) -> str | None:
-        """The name of a layer whose tensor is a view, where its memory has been written to since.
+        """The name of a layer whose tensor is a view of memory that has been written to since.
 
-        What follows then has a gradient that does not arrive at the captured edge.
+        The gradient of what follows then does not reach the captured edge.
         """
         return next((name for name, view, version in self._views if version_of(view) != version), None)
 
@@ -213,7 +213,7 @@ class LayerCapture:
         return self._reached(layer, module, output) if self._listens(layer, module) else None
 
     def _listens(self, layer: Module, module: Module) -> bool:
-        """Whether the current thread works for this pass."""
+        """Whether a run in the current thread is to be captured."""
         thread = threading.current_thread()
         if self._paused:
             return False
@@ -228,7 +228,7 @@ class LayerCapture:
         return self._other_threads
 
     def _reached(self, layer: Module, module: Module, values: Any) -> Any:
-        """Captures the layer's tensors. Returns what the model is to go on with, or None for what it has."""
+        """Captures the layer's tensors. Returns what the model continues with, or None to leave it unchanged."""
         tensors = values if isinstance(values, (tuple, list)) else (values,)
         self._require_maps(layer, tensors)
         recorded = torch.is_grad_enabled()
@@ -277,9 +277,9 @@ class LayerCapture:
         return Captured(value, gradient_edge(tensor), None if recorded else (tensor, version_of(tensor)))
 
     def _attach(self, tensor: Tensor) -> None:
-        """Makes a tensor part of the graph, which it is not if everything below the layer is frozen.
+        """Makes a tensor part of the graph, to which it does not belong if everything below the layer is frozen.
 
-        The tensor itself is changed, until :meth:`restore`, so that its uses by others than the next layer count too.
+        The tensor itself is changed, until :meth:`restore`, so that every use of it counts, not only the next layer's.
         """
         if is_view(tensor):
             tensor.requires_grad_()
@@ -289,7 +289,7 @@ class LayerCapture:
         self._attached.append(tensor)
 
     def restore(self) -> None:
-        """Takes the tensors that were not part of the graph out of it again."""
+        """Removes the tensors from the graph that did not belong to it before."""
         for tensor in self._attached:
             if not is_view(tensor):
                 tensor.detach_()
@@ -298,9 +298,9 @@ class LayerCapture:
 
 
 class _Attach(torch.autograd.Function):
-    """Makes a tensor the output of a node, without a change of value.
+    """Makes a tensor the output of a node without changing its value.
 
-    A leaf that requires a gradient, the other possibility, could not be written to in place.
+    A leaf that requires gradients would do too, but could not be written to in place.
     """
 
     @staticmethod
@@ -314,5 +314,5 @@ class _Attach(torch.autograd.Function):
 
 
 def _eager(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Keeps torch.compile from tracing a hook. Nothing is compiled where its machinery is not even imported."""
+    """Keeps torch.compile from tracing a hook. Without its modules imported, nothing can be compiled."""
     return torch.compiler.disable(hook) if "torch._dynamo" in sys.modules else hook  # type: ignore[no-untyped-call]

@@ -34,13 +34,13 @@ class LayerTensor(NamedTuple):
     name: str
     """The layer's name, for messages."""
     calls: int
-    """How often the layer ran in that pass. The tensor is that of the last time."""
+    """The number of times that the layer ran in that pass; the tensor is that of the last time."""
     by_device: tuple[Captured, ...]
     """The tensor, in one piece for each device that the model is spread over."""
 
 
 class LayerPass(NamedTuple):
-    """What one forward pass left at the layers."""
+    """The scores of one forward pass, and the tensors of the layers."""
 
     output: Tensor
     """What the model returned."""
@@ -48,7 +48,7 @@ class LayerPass(NamedTuple):
     """The tensors of all layers, one after the other."""
 
     def activations(self) -> list[Tensor]:
-        """What the layers took or returned, joined over devices in the order of the examples."""
+        """The values that the layers took or returned, joined over devices in the order of the examples."""
         return [joined([piece.value for piece in tensor.by_device]) for tensor in self.tensors]
 
     def scores(self, target: TargetType) -> Tensor:
@@ -66,7 +66,7 @@ class LayerPass(NamedTuple):
         return scores
 
     def gradients(self, scores: Tensor, grad_kwargs: dict[str, Any]) -> list[tuple[Tensor, ...]]:
-        """Takes the gradients g = dS/dA of each example's score, for each tensor in the same pieces as it is in.
+        """Takes the gradients g = dS/dA of each example's score, for each tensor by device.
 
         Args:
             scores: What :meth:`scores` returned.
@@ -104,7 +104,7 @@ class LayerProbe:
         layers: The layers to capture.
         device_ids: As Captum's attribution methods take it, for DataParallel.
         attribute_to_layer_input: Capture what the layers take, rather than what they return.
-        keep_graph: Keep the whole graph, which derivatives of the attribution itself need.
+        keep_graph: Keep the whole graph, for derivatives of the attribution itself.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class LayerProbe:
             [*forward_func.parameters(), *forward_func.buffers()] if isinstance(forward_func, Module) else []
         )
         self._older_threads = set(threading.enumerate())
-        # What turns out to be necessary for this model, in one pass, holds for those that follow.
+        # What one pass has found necessary for this model holds for the passes that follow.
         self._without_hooks = keep_graph or weights_are_cached()
         self._keep_all = False
         self._keep_copies = False
@@ -141,20 +141,20 @@ class LayerProbe:
         *,
         with_activations: bool = False,
     ) -> Result:
-        """Runs the model once, recording its graph as Captum does, and returns what `compute` makes of the pass.
+        """Runs the model once, recording its graph as Captum does, and returns what `compute` returns for the pass.
 
-        Where gradients need what is not kept (see :class:`SavedTensors`), it runs again and keeps it; `compute` is then
-        called again too.
+        If gradients need something that was not kept (see :class:`SavedTensors`), the model runs again and keeps it,
+        and `compute` is called again too.
 
         Args:
             inputs: The inputs.
             forward_args: What follows the inputs.
-            compute: What to compute of the pass, gradients included. Its graph is freed afterwards.
-            with_activations: Keep the activations, which costs a copy. Otherwise there are only their shapes.
+            compute: Computes the result from the pass, gradients included. The graph is freed afterwards.
+            with_activations: Keep the activations, which costs a copy. Otherwise only their shapes are kept.
 
         Raises:
             ValueError: A layer does not run, or is called without a positional argument to attribute to.
-            TypeError: What the model returns, or a layer takes or returns, is no tensor of floating point.
+            TypeError: The model returns, or a layer takes or returns, something other than tensors of floating point.
         """
         while True:
             saved = None if self._without_hooks else self._saved_tensors()
@@ -179,7 +179,7 @@ class LayerProbe:
         return SavedTensors(self._weights, keep=self._keep_all, copy=self._keep_copies)
 
     def _has_to_keep_more(self, saved: SavedTensors) -> bool:
-        """Whether a pass lacked what it had not kept, or not as it was. If so, the next pass keeps it."""
+        """Whether a pass lacked something that it had not kept, or not as it was. If so, the next pass keeps it."""
         self._keep_all |= saved.missed
         self._keep_copies |= saved.overwritten
         return saved.missed or saved.overwritten
@@ -204,7 +204,7 @@ class LayerProbe:
         )
         with torch.inference_mode(False), torch.enable_grad():
             try:
-                with capture.hooks():  # also for the gradients: a checkpoint then runs layers again, in the same way
+                with capture.hooks():  # also during gradients: a checkpoint then runs layers again
                     with saved.hooks() if saved else nullcontext(), _unfused(self._forward_func):
                         output = self._checked_call(capture, inputs, forward_args)
                     return compute(LayerPass(output, self._layer_tensors(capture)))
@@ -212,7 +212,7 @@ class LayerProbe:
                 capture.restore()
 
     def _checked_call(self, capture: LayerCapture, inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]) -> Tensor:
-        """Calls the model, and makes sure that it does not write into views that are captured."""
+        """Calls the model, and raises if it writes into captured views."""
         plain = None
         if self._copy_views and not self._copies_are_right:
             devices = {tensor.device.index for tensor in inputs if tensor.is_cuda}
@@ -252,13 +252,13 @@ def _called(forward_func: Callable[..., Tensor], inputs: tuple[Tensor, ...], for
 
 
 def joined(pieces: Sequence[Tensor]) -> Tensor:
-    """Joins what is in pieces, one for each device, on the first of these."""
+    """Joins the pieces of several devices on the first one."""
     tensor: Tensor = _reduce_list(pieces)
     return tensor
 
 
 def _gradients_at(scores: Tensor, edges: Sequence[GradientEdge | None], options: dict[str, Any]) -> list[Tensor | None]:
-    """The gradients at those edges of the graph that exist and that the scores depend on."""
+    """The gradients at the edges; None for those that do not exist or that the scores do not depend on."""
     known = [edge for edge in edges if edge is not None]
     if not known or not scores.requires_grad:
         return [None] * len(edges)
@@ -272,7 +272,7 @@ def _required(gradient: Tensor | None, piece: Captured, layer: str, zeros_on: to
     if zeros_on is not None:
         return torch.zeros(piece.value.shape, dtype=piece.value.dtype, device=zeros_on)
     raise ValueError(
-        f"layer: the score at this target does not depend on what {layer} gives to the model, or the graph "
+        f"layer: the score at this target does not depend on what {layer} returns to the model, or the graph "
         "between the two is cut (by torch.no_grad or detach). Choose a layer that the score is computed from. "
         "If only one of a layer's tensors is unused, grad_kwargs={'materialize_grads': True} takes its "
         "gradient as zero."
@@ -280,7 +280,7 @@ def _required(gradient: Tensor | None, piece: Captured, layer: str, zeros_on: to
 
 
 def _same(output: Tensor, plain: Tensor) -> bool:
-    """Whether two passes return the same, but for rounding."""
+    """Whether two outputs are equal up to rounding."""
     finite = plain.isfinite()
     if not torch.equal(finite, output.isfinite()):
         return False
@@ -289,10 +289,10 @@ def _same(output: Tensor, plain: Tensor) -> bool:
 
 
 def _unfused(forward_func: Callable[..., Tensor]) -> AbstractContextManager[object]:
-    """Keeps frozen nn.MultiheadAttention and nn.TransformerEncoder off their fused path, in this thread alone.
+    """Keeps frozen nn.MultiheadAttention and nn.TransformerEncoder off their fused path, in this thread only.
 
-    It passes inner layers by, and it treats padded positions differently. They avoid it where torch's functions are
-    overridden, even if only by themselves.
+    The fused path skips inner layers and treats padded positions differently. These modules avoid it if torch's
+    functions are overridden, even if only by themselves.
     """
     modules = forward_func.modules() if isinstance(forward_func, Module) else ()
     frozen = any(

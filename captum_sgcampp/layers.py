@@ -14,27 +14,27 @@ from captum_sgcampp._torch import weights_are_cached
 
 
 class LayerInfo(NamedTuple):
-    """A layer of a model, as one forward pass meets it."""
+    """A layer of a model in one forward pass."""
 
     name: str
     """Its dotted name in the model."""
     module: Module
     """The layer itself."""
     shapes: tuple[tuple[int, ...], ...]
-    """The shape of each tensor that it returned, when it ran for the last time; none if it did not run."""
+    """The shape of each tensor that it returned in its last run; empty if it did not run."""
     calls: int
-    """How often it ran."""
+    """The number of times that it ran."""
 
     @property
     def output_summary(self) -> str:
-        """The shapes in words, and what has to be known of how the layer runs."""
+        """The shapes in words, and whether the layer runs once, several times or not at all."""
         if not self.calls:
             return "does not run"
         shapes = " and ".join(map(str, self.shapes)) or "no tensor"
         return f"{shapes}, the last of {self.calls} times" if self.calls > 1 else shapes
 
     def __str__(self) -> str:
-        """Name, type and shapes in one line; a module's own words take many."""
+        """Name, type and shapes in one line."""
         return f"{self.name}: {type(self.module).__name__}, {self.output_summary}"
 
 
@@ -42,8 +42,8 @@ def list_layers(model: Module, *inputs: Any) -> list[LayerInfo]:
     """Lists the layers of a model that can be attributed to, with the shapes of what they return.
 
     Args:
-        model: The model. It runs once, in the mode that it is in, without gradients.
-        *inputs: What to call it with.
+        model: The model. It runs once, in its current mode, without gradients.
+        *inputs: The arguments to call it with.
 
     Returns:
         The layers in the order in which they finish; those that do not run come last. Layers that take no hooks, such
@@ -90,15 +90,15 @@ def find_layer(forward_func: Callable[..., Any], layer: Module | str) -> Module:
         layer: The name; a layer itself is returned as it is.
 
     Raises:
-        TypeError: It is no name, or `forward_func` is no module that has names.
+        TypeError: It is neither a module nor a name, or `forward_func` is not a module.
         ValueError: There is no layer of that name.
     """
     if isinstance(layer, Module):
         return layer
     if not isinstance(layer, str) or not isinstance(forward_func, Module):
         raise TypeError(
-            "layer: must be a module, or the name of one within forward_func where that is a module; it is "
-            f"{layer!r}, and forward_func {type(forward_func).__name__}."
+            "layer: must be a module, or the name of one in forward_func if that is a module; it is "
+            f"{layer!r}, and forward_func is a {type(forward_func).__name__}."
         )
     wrappers = _unwrap(forward_func)
     for wrapper in reversed(wrappers):
@@ -112,20 +112,20 @@ def find_layer(forward_func: Callable[..., Any], layer: Module | str) -> Module:
 
 
 def layer_name(forward_func: Callable[..., Any], layer: Module) -> str:
-    """Says which layer is meant: its dotted name in the model where `forward_func` is one, and its type."""
+    """Describes a layer in messages: its dotted name if `forward_func` is a module, and its type."""
     wrappers = _unwrap(forward_func) if isinstance(forward_func, Module) else []
     names = [name for wrapper in wrappers for name, module in wrapper.named_modules() if module is layer and name]
     return f"'{names[-1]}' ({type(layer).__name__})" if names else f"({type(layer).__name__})"
 
 
 def closest(name: str, known: Collection[str]) -> list[str]:
-    """Finds up to five known names that may have been meant: those with that very word, then similar ones."""
+    """Finds up to five similar known names: first those that contain the same word."""
     words = [candidate for candidate in known if name.lower() in candidate.lower().split()]
     return list(dict.fromkeys([*words, *difflib.get_close_matches(name, known, n=5, cutoff=0.5)]))[:5]
 
 
 def _unwrap(model: Module) -> list[Module]:
-    """The model and what it wraps, from the outside in."""
+    """The model and the models that it wraps, from the outside in."""
     wrapped = getattr(model, "_orig_mod", None)  # torch.compile
     if isinstance(model, (DataParallel, DistributedDataParallel)):
         wrapped = model.module

@@ -1,4 +1,4 @@
-"""The noise of eq. (6): noisy copies of the input, drawn so that a seed means the same noise in chunks of any size."""
+"""The noise of eq. (6): noisy copies of the input, the same for a seed whatever the size of the chunks."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,12 +9,12 @@ import torch
 from torch import Generator, Tensor
 
 IMAGES_AT_ONCE = {"cpu": 5}
-"""How many noisy images go through the model at once where the caller does not say, by type of device.
+"""The default number of noisy images that go through the model at once, by type of device.
 
-On the CPU 5 and 6 were the fastest for a ResNet-50 and a VGG-16, and 5 takes less memory.
+On the CPU, 5 and 6 were the fastest for a ResNet-50 and a VGG-16, and 5 needs less memory.
 """
 IMAGES_AT_ONCE_ELSEWHERE = 32
-"""On other devices; not measured."""
+"""The default on other devices; not measured."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Noise:
     Args:
         n_samples: Number of noisy copies of each input, n in eq. (6). 0 means none.
         stdevs: Standard deviation of the noise, in the units of the input; one for all inputs, or one for each.
-        batch_size: How many noisy copies of each input go through the model at once, at most. None picks it by device.
-        generator: Source of the noise, or one for each example. None takes one of its own, seeded by torch's.
+        batch_size: The most noisy copies of each input that go through the model at once. None chooses it by device.
+        generator: Source of the noise, or one for each example. None makes one, seeded from torch's.
 
     Raises:
-        TypeError: An argument is not the kind of number that it should be, or no generator.
+        TypeError: An argument is not a number of the right kind, or not a generator.
         ValueError: An argument is out of its range.
     """
 
@@ -55,9 +55,9 @@ class Noise:
                 )
 
     def source(self, inputs: tuple[Tensor, ...]) -> Generator | Sequence[Generator]:
-        """The generator that was given, or one of its own, seeded by torch's.
+        """The given generator, or a new one, seeded from torch's.
 
-        Not torch's itself: the model may draw from that too, and the noise would depend on the order.
+        It is not torch's own, because the model may draw from that too, and the noise would depend on the order.
         """
         if self.generator is not None:
             return self.generator
@@ -119,7 +119,7 @@ class Noise:
 def _sample(
     inputs: tuple[Tensor, ...], stdevs: tuple[float, ...], generator: Generator | Sequence[Generator]
 ) -> tuple[Tensor, ...]:
-    """One noisy copy of all examples. Each is a draw of its own, whatever the size of the chunk it goes to."""
+    """One noisy copy of all examples. Copies are drawn one by one, so that the size of the chunks does not matter."""
     return tuple(
         tensor + (stdev * _normal(tensor, generator)).to(tensor.dtype) if stdev else tensor
         for tensor, stdev in zip(inputs, stdevs, strict=True)
@@ -127,7 +127,7 @@ def _sample(
 
 
 def _normal(tensor: Tensor, generator: Generator | Sequence[Generator]) -> Tensor:
-    """Standard normal numbers in the shape of a tensor, in full precision so that a seed means the same in half."""
+    """Standard normal numbers in the shape of a tensor, in full precision so that half precision has the same noise."""
     if isinstance(generator, Sequence):
         return torch.stack([_normal(row, own) for row, own in zip(tensor, generator, strict=True)])
     dtype = torch.promote_types(tensor.dtype, torch.float32)
@@ -139,13 +139,13 @@ def _joined_copies(samples: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
 
 
 def default_batch_size(inputs: Tensor) -> int:
-    """How many copies of an input, (N, ...), go through the model at once where the caller does not say."""
+    """The default number of copies of an input, (N, ...), that go through the model at once."""
     images = IMAGES_AT_ONCE.get(inputs.device.type, IMAGES_AT_ONCE_ELSEWHERE)
     return max(1, images // max(1, len(inputs)))
 
 
 def _even_parts(whole: int, at_most: int) -> Iterator[int]:
-    """Splits a number into the fewest parts, as even as can be: a pass of a single image costs more than its share."""
+    """Splits a number into the fewest even parts, because a pass of a single image costs more than its share."""
     n_parts = math.ceil(whole / at_most)
     for number in range(n_parts):
         yield whole // n_parts + (number < whole % n_parts)

@@ -1,4 +1,4 @@
-"""The picture: a photograph, and beside it what each method sees in it."""
+"""Pictures: photographs with maps beside them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,21 +13,21 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 COLOUR_MAP = "inferno"
-"""Perceptually uniform: equal steps of the map are equal steps to the eye, also in print and without colour vision."""
+"""A perceptually uniform colour map."""
 
 OUTLINE_COLOUR = "cyan"
 """A colour that the colour map does not have."""
 
 
 PANEL_WIDTH = 3.2
-"""Of a photograph or a map, in inches."""
+"""The width of a photograph or a map, in inches."""
 
 LINE = 0.25
 """The height of a line of text, in inches."""
 
 
 class Box(NamedTuple):
-    """A box of neurons, by the rows and columns of the layer, the last ones included."""
+    """A box of neurons, in rows and columns of the layer, both ends inclusive."""
 
     top: int
     left: int
@@ -36,31 +36,31 @@ class Box(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One map, and what stands above it."""
+    """One map and its title."""
 
     title: str
     attribution: Tensor
     """(1, 1, H, W), in the layer's resolution."""
     outlines: Sequence[Box] = ()
-    """What to outline in it."""
+    """The neurons to outline in it."""
 
 
 class Row(NamedTuple):
-    """A photograph, and the maps to be shown beside it."""
+    """A photograph and the maps beside it."""
 
     photograph: npt.NDArray[np.float32]
     """What the network sees, (H, W, 3) in [0, 1]."""
     title: str
-    """What stands above the photograph."""
+    """The title of the photograph."""
     panels: Sequence[Panel]
 
 
 def draw(rows: Sequence[Row], title: str | None = None) -> Figure:
-    """Draws each photograph with its maps beside it, each map scaled by itself.
+    """Draws each photograph with its maps beside it, each map scaled by its own maximum.
 
     Args:
         rows: The photographs and their maps, one below the other.
-        title: What stands above the whole.
+        title: The title of the whole picture.
     """
     columns = 1 + max(len(row.panels) for row in rows)
     heights = [_height(row) for row in rows]
@@ -80,7 +80,7 @@ def draw(rows: Sequence[Row], title: str | None = None) -> Figure:
 
 
 def _height(row: Row) -> float:
-    """How high a row has to be, in inches, for the photograph and the lines above it."""
+    """The height of a row in inches: the photograph and the lines above it."""
     height, width = row.photograph.shape[:2]
     n_lines = max(text.count("\n") for text in (row.title, *(panel.title for panel in row.panels))) + 1
     return PANEL_WIDTH * int(height) / int(width) + LINE * n_lines
@@ -94,7 +94,7 @@ def _draw_photograph(axis: Axes, photograph: npt.NDArray[np.float32], title: str
 
 def _draw_map(figure: Figure, axis: Axes, photograph: npt.NDArray[np.float32], panel: Panel) -> None:
     height, width = photograph.shape[:2]
-    # Between neurons that are shown and neurons that are not, there is nothing to interpolate.
+    # Interpolation would blur selected neurons into those that are not.
     mode = "nearest" if panel.outlines else "bilinear"
     upsampled = LayerAttribution.interpolate(panel.attribution, (height, width), mode)
     attribution = upsampled[0].permute(1, 2, 0).detach().cpu().numpy()

@@ -1,4 +1,4 @@
-r"""Ready values of `reshape_transform`, for layers that are not (N, C, \*spatial)."""
+r"""Functions for `reshape_transform`, for layers that are not (N, C, \*spatial)."""
 
 import math
 from collections.abc import Callable
@@ -11,12 +11,12 @@ def tokens_to_map(n_prefix_tokens: int = 1, grid: tuple[int, ...] | None = None)
     r"""Makes a `reshape_transform` for a transformer's tokens, (N, tokens, C).
 
     Args:
-        n_prefix_tokens: How many tokens stand before those of the patches, and are dropped: the class token, and
-            registers where there are any. Default: 1
-        grid: How many patches there are in each spatial dimension. Default: None, a square of as many as there are
+        n_prefix_tokens: The number of tokens before those of the patches, which are dropped: the class token, and
+            registers if there are any. Default: 1
+        grid: The number of patches in each spatial dimension. Default: None, a square
 
     Returns:
-        A function from (N, tokens, C) to (N, C, \*grid), which can be pickled. It raises a ValueError if the tokens do
+        A function from (N, tokens, C) to (N, C, \*grid), which can be pickled and raises a ValueError if the tokens do
         not fill the grid.
 
     Example::
@@ -40,9 +40,9 @@ def _tokens_to_map(tokens: Tensor, n_prefix_tokens: int, grid: tuple[int, ...] |
     if grid is None and side**2 != n_patches:
         larger = math.isqrt(n_tokens)
         raise ValueError(
-            f"n_prefix_tokens: without {n_prefix_tokens} of them, {n_tokens} tokens leave {n_patches}, which are not a "
-            f"square; n_prefix_tokens={n_tokens - larger**2} would leave {larger} x {larger}. If the patches are not a "
-            "square, give their grid."
+            f"n_prefix_tokens: without {n_prefix_tokens} of them, {n_tokens} tokens leave {n_patches}, which is not "
+            f"a square number; n_prefix_tokens={n_tokens - larger**2} would leave {larger} x {larger}. If the "
+            "patches are not a square, give their grid."
         )
     shape = grid or (side, side)
     if math.prod(shape) != n_patches:
@@ -54,7 +54,7 @@ def _tokens_to_map(tokens: Tensor, n_prefix_tokens: int, grid: tuple[int, ...] |
 
 
 def channels_last_to_map(tensor: Tensor) -> Tensor:
-    r"""A `reshape_transform` for layers with the channels in the last place, as in a Swin transformer.
+    r"""A `reshape_transform` for layers with the channels last, as in a Swin transformer.
 
     Args:
         tensor: (N, \*spatial, C).

@@ -1,4 +1,4 @@
-"""What autograd keeps of a forward pass: nothing that it saves before a layer is reached."""
+"""Limits what autograd keeps of a forward pass: nothing that it saves before a layer is reached."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -12,8 +12,8 @@ from captum_sgcampp._torch import base_of, version_of
 class DiscardedError(RuntimeError):
     """A backward pass needs a tensor that was not kept as it was.
 
-    :class:`SavedTensors` records this, and the pass is repeated; callers see it only where they use the graph of a
-    pass that is over.
+    :class:`SavedTensors` records this, and the pass is repeated. Callers get it only if they use the graph of a
+    finished pass.
     """
 
 
@@ -21,9 +21,9 @@ class SavedTensors:
     """Decides which of the tensors that autograd saves for the backward pass are kept.
 
     The backward pass runs from the score to the layers. What autograd saves before the first of them is reached is
-    never needed, and keeping it would make up most of the memory. The graph itself is recorded as always, so that
-    nobody else notices. Parameters and buffers are kept in any case, which costs nothing: some models cache what they
-    compute from them, with its graph.
+    never needed, and keeping it would take most of the memory. The graph itself is recorded as always, so nothing else
+    is affected. Parameters and buffers are kept in any case, which costs nothing: some models cache what they compute
+    from them, with its graph.
 
     Args:
         weights: The parameters and buffers of the model.
@@ -33,8 +33,8 @@ class SavedTensors:
     Attributes:
         missed: Whether a discarded tensor turned out to be needed: the model takes gradients of its own below the
             layers, or a checkpoint surrounds them. The pass has to be repeated with everything kept.
-        overwritten: Whether a tensor that was kept has been written to since, as models do that are made for
-            inference alone. The pass has to be repeated with copies.
+        overwritten: Whether a kept tensor has been written to since, as in models that are made only for inference. The
+            pass has to be repeated with copies.
     """
 
     def __init__(self, weights: Iterable[Tensor] = (), *, keep: bool = False, copy: bool = False) -> None:
@@ -45,11 +45,11 @@ class SavedTensors:
         self._copy = copy
 
     def keep_from_here(self) -> None:
-        """Keeps all that is saved from now on."""
+        """Keeps everything that is saved from now on."""
         self._keep = True
 
     def hooks(self) -> AbstractContextManager[None]:
-        """Applies to what the current thread saves within the context; other threads keep everything."""
+        """A context in which this class decides for the current thread; other threads keep everything."""
         return torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
 
     def _pack(self, tensor: Tensor) -> tuple[Tensor, int] | None:

@@ -1,4 +1,4 @@
-"""What to see of a layer: some of its filters, some of its neurons (sections 3.5 and 3.6 of the paper)."""
+"""The selected filters and neurons of a layer (sections 3.5 and 3.6 of the paper)."""
 
 import operator
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Selection:
-    """The filters and neurons to see of a layer, of which it is only known later which it has.
+    """The filters and neurons to show. :meth:`check` compares them with a layer once its shape is known.
 
     Args:
         filters: Indices of channels. None means all.
@@ -16,7 +16,7 @@ class Selection:
         region: Whether `subset` is two opposite corners of a box, both inclusive, rather than neurons one by one.
 
     Raises:
-        TypeError: `filters` or `subset` is not made of integers.
+        TypeError: `filters` or `subset` does not consist of integers.
         ValueError: `filters` or `subset` is empty, or `region` is given without two corners.
     """
 
@@ -36,11 +36,11 @@ class Selection:
         if region and (self.subset is None or len(self.subset) != 2):
             raise ValueError(
                 f"region: needs two opposite corners of a box in subset, and subset is {subset!r}. "
-                "For neurons one by one, leave region=False."
+                "For single neurons, use region=False."
             )
 
     def check(self, shape: torch.Size, layer: str) -> None:
-        r"""Refuses what a map of this shape does not have.
+        r"""Raises if a map of this shape lacks a filter or neuron.
 
         Args:
             shape: The map's, (N, C, \*spatial).
@@ -66,7 +66,7 @@ class Selection:
                 raise IndexError(f"subset: {coordinate} is out of range; the grid of layer {layer} is {grid}.")
 
     def channels(self, maps: Tensor) -> Tensor:
-        """Picks the filters, in their order: (N, C, *spatial) becomes (N, len(filters), *spatial)."""
+        """Selects the filters, in their order: (N, C, *spatial) becomes (N, len(filters), *spatial)."""
         return maps if self.filters is None else maps[:, list(self.filters)]
 
     def neurons(self, attribution: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class Selection:
 
 
 def _index(value: object) -> int:
-    """An integer. Booleans, which Python takes as 0 and 1, are refused: a mask is not a list of indices."""
+    """An integer. Booleans are refused, because a mask is not a list of indices."""
     if isinstance(value, bool) or str(getattr(value, "dtype", "")) in {"bool", "torch.bool"}:  # of NumPy, of torch
         raise TypeError("a mask is not a list of indices")
     return operator.index(value)  # type: ignore[arg-type]

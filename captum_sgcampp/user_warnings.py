@@ -1,4 +1,4 @@
-"""What a user is warned of: maps that are not what they seem to be."""
+"""Warnings of maps that are not what they seem to be."""
 
 import inspect
 import warnings
@@ -15,16 +15,16 @@ from torch.nn.modules.rnn import RNNBase
 from captum_sgcampp.formulas import Derivatives, over_positions
 
 SAME_GRADIENT = 16
-"""Gradients that differ by less than this many units in the last place of the largest count as the same.
+"""Gradients count as the same if they differ by less than this many units in the last place of the largest.
 
-Above an affine part of a network they may differ by rounding alone: measured in float32 on eight networks of
-torchvision, with 1, 4 and 12 noisy images in a pass, by nothing at all. What noise really changes was at least a
-thousand units, for a hundredth of the paper's noise and a single layer normalization above.
+Where everything above the layer is affine, only rounding can make them differ: on eight networks of torchvision, in
+float32 and with 1, 4 and 12 noisy images in a pass, they did not differ at all. The smallest real effect of noise was a
+thousand units, for a hundredth of the paper's noise and with a single layer normalization above.
 """
 
 
 def warn(messages: Iterable[str]) -> None:
-    """Warns once of each, at the line of the user's: the first above this package and Captum's wrappers."""
+    """Emits each warning once, at the line of the caller outside this package and Captum."""
     frame, level = inspect.currentframe(), 1
     while frame and frame.f_globals.get("__name__", "").partition(".")[0] in {"captum", "captum_sgcampp"}:
         frame, level = frame.f_back, level + 1
@@ -33,13 +33,13 @@ def warn(messages: Iterable[str]) -> None:
 
 
 def training_mode(forward_func: Callable[..., Any]) -> Iterator[str]:
-    """A model that behaves differently in each pass, as far as it can be seen from outside."""
+    """A model that behaves differently in each pass, as far as its modules show it."""
     modules = forward_func.modules() if isinstance(forward_func, Module) else ()
     kinds = {type(module).__name__ for module in modules if module.training and _is_random_or_updated(module)}
     if kinds:
         yield (
             f"forward_func: the model is in training mode, with {', '.join(sorted(kinds))}. Each pass drops other "
-            "activations or updates running statistics. Call eval() first, unless that is what you want."
+            "activations or updates running statistics. Call eval() first, unless you want this."
         )
 
 
@@ -60,16 +60,16 @@ def no_noise(method: str) -> Iterator[str]:
 
 
 def repeated_layer(layer: str, calls: int) -> Iterator[str]:
-    """A layer of which only the last run is seen."""
+    """A layer that runs more than once, of which only the last run counts."""
     if calls > 1:
         yield (
-            f"layer: {layer} runs {calls} times in one forward pass; the attribution is to the last time alone. Give "
-            "each place in the model a module of its own to attribute to another."
+            f"layer: {layer} runs {calls} times in one forward pass; the attribution is to the last time only. To "
+            "attribute to another, use a separate module for each place in the model."
         )
 
 
 def not_finite(layer: str, activations: Tensor, mean: Derivatives) -> Iterator[str]:
-    """Values that leave the map not finite, or a channel that counts for nothing because its sum is not."""
+    """Values that make the map not finite, or a channel count for nothing."""
     if not mean.first.isfinite().all():
         yield f"layer: the gradients of {layer} are not all finite; do not trust the attribution."
     counts = over_positions(torch.amax, (mean.first != 0).to(activations.dtype)) != 0
@@ -77,31 +77,31 @@ def not_finite(layer: str, activations: Tensor, mean: Derivatives) -> Iterator[s
         yield f"layer: the activations of {layer} are not all finite; do not trust the attribution."
     elif not over_positions(torch.sum, activations)[counts].isfinite().all():
         yield (
-            f"layer: the activations of {layer} overflow where they are summed over a channel, which then counts for "
+            f"layer: the activations of {layer} overflow when they are summed over a channel, which then counts for "
             "nothing in the attribution. Run the model in float64."
         )
 
 
 def smoothing_without_effect(layer: str) -> Iterator[str]:
-    """Noise that changes no gradient."""
+    """Noise that does not change the gradient."""
     yield (
         f"n_samples: smoothing changes nothing at layer {layer}, where the gradient is the same for all noisy "
         "copies. Either everything above it is affine, as after the last block of many networks, or the noise is "
-        "too small to matter. Choose a layer further down, or larger stdevs."
+        "too small to matter. Choose an earlier layer, or larger stdevs."
     )
 
 
 def no_curvature(layer: str) -> Iterator[str]:
-    """Derivatives "autograd" of a score that is piecewise linear."""
+    """Derivatives by "autograd" of a piecewise linear score."""
     yield (
-        f"derivatives: the score has no second derivative by the activations of {layer}, and so the attribution is "
-        "zero. Let forward_func return the exponential of the score, or choose derivatives='exp' or 'powers', "
-        "which stand for that."
+        f"derivatives: the second derivatives of the score with respect to {layer} are zero, and so is the "
+        "attribution. Let forward_func return the exponential of the score, or choose derivatives='exp' or 'powers', "
+        "which are equivalent."
     )
 
 
 def same_gradient(gradients: Tensor, first: Tensor) -> bool:
-    r"""Whether noise samples have the gradient of the first one, by the largest of each example and channel.
+    r"""Whether all noise samples have the gradient of the first, relative to the largest of each example and channel.
 
     Args:
         gradients: (n, N, C, \*spatial).

@@ -802,7 +802,7 @@ def test_a_model_with_a_pool_of_threads(early: bool) -> None:
     model, inputs = Pooled(plain.below, plain.layer, plain.above), cut_inputs()
     if early:
         model(inputs)
-        with pytest.raises(ValueError, match=r"layer: 'layer' .* runs in a thread that was started before"):
+        with pytest.raises(ValueError, match=r"layer: 'layer' .* runs in a thread that was started earlier"):
             LayerGradCamPlusPlus(model, "layer").attribute(inputs, TARGETS)
     else:
         wanted = one(LayerGradCamPlusPlus(plain, "layer").attribute(inputs, TARGETS))

@@ -1,4 +1,4 @@
-"""The networks that the command line knows: torchvision's classifiers, and one whose weights come from pip."""
+"""The networks of the command line: torchvision's classifiers, and one whose weights come from pip."""
 
 import pickle
 from collections.abc import Callable
@@ -37,12 +37,12 @@ class ChosenLayer(NamedTuple):
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network that tells what is in a photograph.
+    """A network that classifies photographs.
 
     Args:
         name: Its name.
         model: The network, from (N, 3, H, W) normalized images to (N, classes) logits, in evaluation mode.
-        preset: How a photograph becomes the network's input.
+        preset: Turns a photograph into the network's input.
         classes: The names of the classes.
         default_layer: The name of the layer to attribute to. None means the last that has the resolution of the last
             convolution, before the maps are pooled.
@@ -60,13 +60,13 @@ class Classifier:
         return image.unsqueeze(0).to(next(self.model.parameters()).device)
 
     def crop(self, photograph: Image) -> npt.NDArray[np.float32]:
-        """Cuts from a photograph what the network sees of it, (H, W, 3) in [0, 1], in a higher resolution."""
+        """Crops a photograph to what the network sees, (H, W, 3) in [0, 1], in a higher resolution."""
         resized = transforms.resize(photograph, [SHOWN_AT * size for size in self.preset.resize_size])
         cropped = transforms.center_crop(resized, [SHOWN_AT * size for size in self.preset.crop_size])
         return np.asarray(cropped, dtype=np.float32) / np.float32(255)
 
     def layers(self) -> list[LayerInfo]:
-        """Lists the network's layers, for an input of the size that it is made for."""
+        """Lists the network's layers, for an input of its standard size."""
         height_and_width = (self.preset.crop_size * 2)[:2]
         return list_layers(self.model, torch.zeros(1, 3, *height_and_width).to(next(self.model.parameters())))
 
@@ -101,7 +101,7 @@ class Classifier:
         return [layer.name for layer in unpooled if layer.shapes[0][2:] == resolutions[-1]][-1]
 
     def _reshape_transform(self, shapes: tuple[tuple[int, ...], ...]) -> Callable[[Tensor], Tensor] | None:
-        """Where a transformer's layer is no (N, C, H, W) map, what turns it into one."""
+        """The function that turns a transformer's layer into an (N, C, H, W) map; None if it is one."""
         shape = shapes[0] if len(shapes) == 1 else ()
         if self.name.startswith("vit") and len(shape) == 3:
             return tokens_to_map()
@@ -111,12 +111,12 @@ class Classifier:
 
 
 def classifier_names() -> list[str]:
-    """Names the networks that :func:`load_classifier` takes."""
+    """The names of the networks that :func:`load_classifier` knows."""
     return [EFFICIENTNET_LITE0, *models.list_models(module=models)]
 
 
 def load_classifier(name: str, weights_file: Path | None, device: torch.device) -> Classifier:
-    """Builds a network with its pretrained weights, or with those of a file.
+    """Builds a network with pretrained weights, or with those of a file.
 
     Args:
         name: One of :func:`classifier_names`.
@@ -124,7 +124,7 @@ def load_classifier(name: str, weights_file: Path | None, device: torch.device) 
         device: Where the network runs.
 
     Raises:
-        CommandError: The network is unknown, or there are no weights to be had for it.
+        CommandError: The network is unknown, or its weights cannot be loaded.
     """
     if name not in classifier_names():
         raise unknown("model", name, classifier_names())
@@ -195,10 +195,12 @@ def _read_state(file: Path) -> dict[str, Tensor]:
         state: Any = torch.load(file, map_location="cpu", weights_only=True)
     except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise CommandError(
-            f"cannot read weights from {file}: it is no file of torch.save's with tensors alone"
+            f"cannot read weights from {file}: it is not a file that torch.save wrote with only tensors"
         ) from error
     except OSError as error:
         raise CommandError(f"cannot read weights from {file}: {error.strerror or error}") from error
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CommandError(f"cannot read weights from {file}: it holds no state dict (a model's parameters by name)")
+        raise CommandError(
+            f"cannot read weights from {file}: it does not hold a state dict (a model's parameters by name)"
+        )
     return state

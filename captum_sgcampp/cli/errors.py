@@ -1,4 +1,4 @@
-"""What the command line says instead of a traceback."""
+"""The errors that the command line prints instead of a traceback."""
 
 from collections.abc import Collection
 
@@ -6,7 +6,7 @@ from captum_sgcampp.layers import closest
 
 
 class CommandError(Exception):
-    """Something the user can mend. The message is one line."""
+    """An error that the user can fix. The message is one line."""
 
 
 def unknown(what: str, name: str, known: Collection[str]) -> CommandError:
@@ -17,5 +17,5 @@ def unknown(what: str, name: str, known: Collection[str]) -> CommandError:
 
 
 def one_line(error: Exception) -> str:
-    """What another library says, shortened to a line."""
+    """The message of another library's error, shortened to a line."""
     return " ".join(str(error).split())[:300]
