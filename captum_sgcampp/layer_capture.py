@@ -5,6 +5,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial, wraps
 from threading import Lock, Thread
 from typing import Any, NamedTuple
@@ -21,7 +22,8 @@ class OtherThreadError(Exception):
     """A layer runs in a thread that was started during the pass and whose runs are not captured."""
 
 
-class Captured(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Captured:
     """A tensor that a layer took or returned, on one device."""
 
     value: Tensor
@@ -55,9 +57,9 @@ class LayerCapture:
     """Captures the tensors of layers during one forward pass.
 
     The layer's own tensor is captured and the model continues with it, so that every use of it counts: by the next
-    layer, by a skip connection, or by another library's hook. Its gradient is taken at its edge in the graph right after
-    the layer, so later in-place operations do not matter. Views are the exception: they lose their edge with the first
-    in-place operation on the memory that they share (see :meth:`written_view`).
+    layer, by a skip connection, or by another library's hook. Its gradient is taken at its edge in the graph right
+    after the layer, so later in-place operations do not matter. Views are the exception: they lose their edge
+    with the first in-place operation on the memory that they share (see :meth:`written_view`).
 
     Hooks belong to a module and run in every thread that uses it. Runs are captured in the attributing thread, in the
     threads of `DataParallel`, and with `other_threads` in those that the model has started since.

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -39,7 +40,8 @@ class LayerTensor(NamedTuple):
     """The tensor, in one piece for each device that the model is spread over."""
 
 
-class LayerPass(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class LayerPass:
     """The scores of one forward pass, and the tensors of the layers."""
 
     output: Tensor

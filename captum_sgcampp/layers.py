@@ -3,7 +3,8 @@
 import difflib
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from captum_sgcampp._torch import weights_are_cached
 
 
-class LayerInfo(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class LayerInfo:
     """A layer of a model in one forward pass."""
 
     name: str

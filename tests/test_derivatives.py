@@ -117,8 +117,8 @@ def method_for(noise: dict[str, Any]) -> type[LayerGradCamPlusPlus]:
     return LayerSmoothGradCAMpp if noise.get("n_samples") else LayerGradCamPlusPlus
 
 
-def attribute(model: CutModel, inputs: Tensor, noise: dict[str, Any], **how: Any) -> tuple[Tensor, list[Tensor]]:
-    method = method_for(noise)(model, model.layer, **how)
+def attribute(model: CutModel, inputs: Tensor, noise: dict[str, Any], **options: Any) -> tuple[Tensor, list[Tensor]]:
+    method = method_for(noise)(model, model.layer, **options)
     torch.manual_seed(0)
     with inputs_seen(model) as seen:
         attribution = one(method.attribute(inputs, TARGETS, relu_attributions=False, **noise))
@@ -308,8 +308,8 @@ def test_autograd_where_reshape_transform_joins_rows_of_an_example(
 ) -> None:
     """Each element is differentiated by itself, not together with that at its place in the example's other rows."""
     model, inputs = clips(by_frame), images(examples, 2, 5)
-    how: dict[str, Any] = {"derivatives": "autograd", "reshape_transform": transform}
-    method = method_for(noise)(model, "layer", **how)
+    options: dict[str, Any] = {"derivatives": "autograd", "reshape_transform": transform}
+    method = method_for(noise)(model, "layer", **options)
     with inputs_seen(model) as seen:
         attribution = one(method.attribute(inputs, TARGETS[:examples], relu_attributions=False, **noise))
     noisy = noisy_copies(seen)

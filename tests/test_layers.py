@@ -209,11 +209,13 @@ def test_a_wrong_number_of_prefix_tokens_is_said_with_the_right_one(n_patches: i
     assert tokens_to_map(n_prefix_tokens)(tokens).shape == (1, 4, math.isqrt(n_patches), math.isqrt(n_patches))
 
 
-@pytest.mark.parametrize("how", [{}, {"n_prefix_tokens": 3}, {"grid": (2, 4)}, {"n_prefix_tokens": 0, "grid": (3, 3)}])
-def test_tokens_to_map_can_be_pickled(how: dict[str, Any]) -> None:
-    transform = tokens_to_map(**how)
+@pytest.mark.parametrize(
+    "arguments", [{}, {"n_prefix_tokens": 3}, {"grid": (2, 4)}, {"n_prefix_tokens": 0, "grid": (3, 3)}]
+)
+def test_tokens_to_map_can_be_pickled(arguments: dict[str, Any]) -> None:
+    transform = tokens_to_map(**arguments)
     again = pickle.loads(pickle.dumps(transform))  # noqa: S301
-    tokens = torch.rand(2, how.get("n_prefix_tokens", 1) + math.prod(how.get("grid", (3, 3))), 4)
+    tokens = torch.rand(2, arguments.get("n_prefix_tokens", 1) + math.prod(arguments.get("grid", (3, 3))), 4)
     assert torch.equal(again(tokens), transform(tokens))
     with pytest.raises(ValueError, match="tokens_to_map"):
         again(torch.rand(3))

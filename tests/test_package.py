@@ -87,7 +87,7 @@ EXAMPLE = Path(__file__).parent / "readme_example.py"
 @pytest.mark.skipif(not README.exists(), reason="only in a checkout")
 def test_the_type_checked_example_is_the_readmes() -> None:
     """mypy checks the file in strict mode."""
-    (body,) = re.findall(r"(?s)attribution\(.*?\n(.*)", EXAMPLE.read_text())
+    (body,) = re.findall(r"(?s)def heat_maps\(.*?\n(.*)", EXAMPLE.read_text())
     code = [line.strip() for line in body.splitlines() if line.strip() and "return" not in line]
     readme = README.read_text()
     assert len(code) == 3

@@ -15,19 +15,19 @@ TARGETS: list[Any] = [1, [1, 4, 2], torch.tensor([0, 0, 3]), (2,), torch.tensor(
 
 @pytest.mark.parametrize("noise", [{}, SMOOTH, {**SMOOTH, "n_samples_batch_size": 3}])
 @pytest.mark.parametrize("source", ["powers", "exp", "autograd"])
-@pytest.mark.parametrize("how", [{}, {"filters": [2, 0], "subset": [(1, 1)]}, {"attr_dim_summation": False}])
-def test_the_same_as_one_by_one(noise: dict[str, Any], source: str, how: dict[str, Any]) -> None:
+@pytest.mark.parametrize("options", [{}, {"filters": [2, 0], "subset": [(1, 1)]}, {"attr_dim_summation": False}])
+def test_the_same_as_one_by_one(noise: dict[str, Any], source: str, options: dict[str, Any]) -> None:
     model, inputs = cut_model(rectified=False, smooth=True), cut_inputs()
     method = (LayerSmoothGradCAMpp if noise else LayerGradCamPlusPlus)(model, "layer", derivatives=source)
     torch.manual_seed(4)
     with inputs_seen(model) as seen:
-        together = method.attribute_targets(inputs, TARGETS, **noise, **how)
+        together = method.attribute_targets(inputs, TARGETS, **noise, **options)
     passes = len(seen)
     assert len(together) == len(TARGETS)
     for target, attribution in zip(TARGETS, together, strict=True):
         torch.manual_seed(4)
         with inputs_seen(model) as seen:
-            alone = method.attribute(inputs, target, **noise, **how)
+            alone = method.attribute(inputs, target, **noise, **options)
         assert len(seen) == passes
         torch.testing.assert_close(attribution, alone, rtol=1e-10, atol=1e-14)
     assert not all(torch.equal(attribution, together[0]) for attribution in together)
