@@ -148,7 +148,7 @@ class LayerCapture:
                     )
             if not isinstance(output, Tensor):
                 raise TypeError(
-                    f"forward_func: must return a tensor of scores, and returned {type(output).__name__}. "
+                    f"forward_func: must return a tensor of scores, but returned {type(output).__name__}. "
                     "Wrap it in a function that picks the tensor."
                 )
             return output

@@ -43,14 +43,14 @@ class Noise:
             _require_integer("n_samples_batch_size", self.batch_size, minimum=1)
         for stdev in self.stdevs if isinstance(self.stdevs, Sequence) else (self.stdevs,):
             if not isinstance(stdev, Real):
-                raise TypeError(f"stdevs: must be a number or one number for each input, and is {self.stdevs!r}.")
+                raise TypeError(f"stdevs: must be a number or one number for each input, but is {self.stdevs!r}.")
             if not 0 <= stdev < math.inf:
-                raise ValueError(f"stdevs: must be finite and not negative, and is {self.stdevs!r}.")
+                raise ValueError(f"stdevs: must be finite and not negative, but is {self.stdevs!r}.")
         if self.generator is not None:
             generators = self.generator if isinstance(self.generator, Sequence) else [self.generator]
             if not all(isinstance(generator, Generator) for generator in generators):
                 raise TypeError(
-                    "generator: must be a torch.Generator, or a sequence with one for each example, and is "
+                    "generator: must be a torch.Generator, or a sequence with one for each example, but is "
                     f"{self.generator!r}."
                 )
 
@@ -110,7 +110,7 @@ class Noise:
         for number, (tensor, stdev) in enumerate(zip(inputs, stdevs, strict=True)):
             if stdev and not tensor.is_floating_point():
                 raise TypeError(
-                    f"inputs: noise can only be added to floating-point tensors, and input {number} is {tensor.dtype}. "
+                    f"inputs: noise can only be added to floating-point tensors, but input {number} is {tensor.dtype}. "
                     "Give it a standard deviation of 0 in stdevs, or n_samples=0."
                 )
         return stdevs
@@ -153,6 +153,6 @@ def _even_parts(total: int, max_part: int) -> Iterator[int]:
 
 def _require_integer(name: str, value: object, minimum: int) -> None:
     if not isinstance(value, Integral):
-        raise TypeError(f"{name}: must be an integer, and is {value!r}.")
+        raise TypeError(f"{name}: must be an integer, but is {value!r}.")
     if int(value) < minimum:
-        raise ValueError(f"{name}: must be at least {minimum}, and is {value}.")
+        raise ValueError(f"{name}: must be at least {minimum}, but is {value}.")

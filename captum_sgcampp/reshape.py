@@ -27,7 +27,7 @@ def tokens_to_map(n_prefix_tokens: int = 1, grid: tuple[int, ...] | None = None)
         torch.Size([2, 768, 14, 14])
     """
     if n_prefix_tokens < 0:
-        raise ValueError(f"n_prefix_tokens: must not be negative, and is {n_prefix_tokens}.")
+        raise ValueError(f"n_prefix_tokens: must not be negative, but is {n_prefix_tokens}.")
     return partial(_tokens_to_map, n_prefix_tokens=n_prefix_tokens, grid=grid)
 
 

@@ -35,7 +35,7 @@ class Selection:
             raise ValueError("subset: is empty; give at least one coordinate, or None for all neurons.")
         if region and (self.subset is None or len(self.subset) != 2):
             raise ValueError(
-                f"region: needs two opposite corners of a box in subset, and subset is {subset!r}. "
+                f"region: needs two opposite corners of a box in subset, but subset is {subset!r}. "
                 "For single neurons, use region=False."
             )
 
@@ -59,7 +59,7 @@ class Selection:
         for coordinate in self.subset or ():
             if len(coordinate) != len(grid):
                 raise ValueError(
-                    f"subset: {coordinate} has {len(coordinate)} number(s), and the grid of layer {layer}, {grid}, "
+                    f"subset: {coordinate} has {len(coordinate)} number(s), but the grid of layer {layer}, {grid}, "
                     f"has {len(grid)} spatial dimension(s)."
                 )
             if not all(0 <= place < size for place, size in zip(coordinate, grid, strict=True)):
@@ -92,7 +92,7 @@ def _indices(values: Iterable[int]) -> tuple[int, ...]:
     try:
         return tuple(map(_index, values))
     except TypeError as error:
-        raise TypeError(f"filters: must be a list of channel indices, and is {values!r}: {error}.") from error
+        raise TypeError(f"filters: must be a list of channel indices, but is {values!r}: {error}.") from error
 
 
 def _coordinates(values: Iterable[Iterable[int]]) -> tuple[tuple[int, ...], ...]:
@@ -100,5 +100,5 @@ def _coordinates(values: Iterable[Iterable[int]]) -> tuple[tuple[int, ...], ...]
         return tuple(tuple(map(_index, coordinate)) for coordinate in values)
     except TypeError as error:
         raise TypeError(
-            f"subset: must be a list of coordinates made of integers, and is {values!r}: {error}."
+            f"subset: must be a list of coordinates made of integers, but is {values!r}: {error}."
         ) from error
