@@ -59,8 +59,8 @@ class Selection:
         for coordinate in self.subset or ():
             if len(coordinate) != len(grid):
                 raise ValueError(
-                    f"subset: {coordinate} has {len(coordinate)} number(s), but the grid of layer {layer}, {grid}, "
-                    f"has {len(grid)} spatial dimension(s)."
+                    f"subset: {coordinate} has {len(coordinate)} number(s), but layer {layer} has {len(grid)} spatial "
+                    f"dimension(s); its grid is {grid}."
                 )
             if not all(0 <= place < size for place, size in zip(coordinate, grid, strict=True)):
                 raise IndexError(f"subset: {coordinate} is out of range; the grid of layer {layer} is {grid}.")
@@ -100,5 +100,5 @@ def _coordinates(values: Iterable[Iterable[int]]) -> tuple[tuple[int, ...], ...]
         return tuple(tuple(map(_index, coordinate)) for coordinate in values)
     except TypeError as error:
         raise TypeError(
-            f"subset: must be a list of coordinates made of integers, but is {values!r}: {error}."
+            f"subset: must be a list of coordinates, each a list of integers, but is {values!r}: {error}."
         ) from error
