@@ -174,7 +174,7 @@ class LayerProbe:
                 elif not (saved and self._must_repeat(saved)):
                     raise
             else:
-                if not (saved and self._must_repeat(saved)):  # if so, the model caught the error itself
+                if not (saved and self._must_repeat(saved)):  # otherwise the model caught the error
                     return result
 
     def _saved_tensors(self) -> SavedTensors:
