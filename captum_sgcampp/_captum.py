@@ -28,7 +28,7 @@ try:
 except ImportError as error:
     raise ImportError(
         f"captum-sgcampp works with captum{SUPPORTED_CAPTUM}; "
-        f"captum {captum.__version__} is installed and lacks a part that is needed: {error}"
+        f"captum {captum.__version__} is installed and lacks something that it needs: {error}"
     ) from error
 
 __all__ = [
@@ -54,5 +54,5 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def log_usage(function: _Function) -> _Function:
-    """Captum's `log_usage`, which gives `attribute` its `__wrapped__`, with a type that keeps the signature."""
+    """Captum's `log_usage`, which gives `attribute` its `__wrapped__`, typed to keep the signature."""
     return cast(_Function, _log_usage()(function))

@@ -1,4 +1,4 @@
-"""Torch's private parts. No other file uses them, so a new release of torch affects only this one."""
+"""Torch's private API. No other file uses it, so a new release of torch affects only this one."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ def version_of(tensor: Tensor) -> int:
 
 @contextmanager
 def preserved_version(tensor: Tensor) -> Iterator[None]:
-    """Hides an in-place operation that changes no value from graphs in which the tensor is already saved."""
+    """A context that hides in-place operations from graphs that saved the tensor; they must not change its values."""
     with _unsafe_preserve_version_counter(tensor):
         yield
 
@@ -37,12 +37,12 @@ def gradient_edge(tensor: Tensor) -> GradientEdge:
 
 
 def base_of(tensor: Tensor) -> Tensor:
-    """The tensor of which a tensor is a view; the tensor itself if it is not a view."""
+    """The base of a view; the tensor itself if it is not a view."""
     return tensor if tensor._base is None else tensor._base
 
 
 def refuses_saved_tensors_hooks(error: BaseException) -> bool:
-    """Whether an error means that saved tensors must not be hooked, as inside torch.func."""
+    """Whether torch raised an error because hooks on saved tensors are disabled, as inside torch.func."""
     traceback = error.__traceback__
     while traceback and traceback.tb_next:
         traceback = traceback.tb_next
@@ -51,7 +51,7 @@ def refuses_saved_tensors_hooks(error: BaseException) -> bool:
 
 _DISABLE: Any = disable_saved_tensors_hooks.__wrapped__  # type: ignore[attr-defined]
 _REFUSALS = {_DISABLE.__code__, saved_tensors_hooks.__enter__.__code__}
-"""Where torch raises it: on entering a part without hooks, or on setting hooks within it."""
+"""The functions that raise it: on disabling hooks that are set, or on setting hooks that are disabled."""
 
 
 def is_compiled(forward_func: Callable[..., Any]) -> bool:
@@ -69,5 +69,5 @@ def is_replica(module: Module) -> bool:
 
 
 def weights_are_cached() -> bool:
-    """Whether parametrized weights computed now stay in use, by `torch.nn.utils.parametrize.cached`."""
+    """Whether parametrized weights computed now will be reused, by `torch.nn.utils.parametrize.cached`."""
     return bool(parametrize._cache_enabled)

@@ -11,8 +11,8 @@ position :math:`i`:
     w_k &= \sum_i \alpha_{ki} \, \mathrm{relu}(D_1) && \text{(3), (8)} \\
     L_i &= \mathrm{relu}\Big(\sum_k w_k A_{ki}\Big) && \text{(2)}
 
-Tensors have the shape (N, C, \*spatial): N examples, C channels, and any number of spatial dimensions, also
-none. They are float32 or float64.
+Tensors have the shape (N, C, \*spatial): N examples, C channels, and any number of spatial dimensions,
+including none. They are float32 or float64.
 """
 
 from collections.abc import Callable
@@ -98,7 +98,7 @@ def sum_of_derivatives(first: Tensor, second: Tensor, third: Tensor) -> Derivati
         second: :math:`\partial^2 Y / \partial A^2`, same shape.
         third: :math:`\partial^3 Y / \partial A^3`, same shape.
     """
-    # Roots, so that the three have the same dimension, and none of them leaves the range of floating point.
+    # Roots give the three the same dimension, and keep them in the range of floating point.
     scale = _scale(torch.stack([first, second.abs() ** (1 / 2), third.abs() ** (1 / 3)]).flatten(0, 1).detach())
     return Derivatives(
         (first / scale).sum(dim=0),
@@ -124,7 +124,7 @@ class Alpha(NamedTuple):
 def alpha_eq5(derivatives: Derivatives, activations: Tensor) -> Alpha:
     r""":math:`\alpha = D_2 / (2 D_2 + \sum_j A_{kj} D_3)`, eq. (5) as printed.
 
-    It has a pole where the denominator crosses zero, as happens at layers whose activations carry a sign.
+    It has a pole where the denominator crosses zero, as happens at layers with activations of both signs.
     """
     second = derivatives.second
     return Alpha(_ratio(second, 2 * second + _third_term(derivatives, activations)))
@@ -133,7 +133,7 @@ def alpha_eq5(derivatives: Derivatives, activations: Tensor) -> Alpha:
 def alpha_eq7(derivatives: Derivatives, activations: Tensor) -> Alpha:
     r""":math:`\alpha = D_1 / (2 D_2 + \sum_j A_{kj} D_3)`, with the numerator printed in eq. (7).
 
-    It has the pole of eq. (5), and the dimension of one over a derivative.
+    It has the pole of eq. (5), and the dimension of an inverse derivative.
     """
     denominator = 2 * derivatives.second + _third_term(derivatives, activations)
     return Alpha(_ratio(derivatives.first, denominator), power=-1)
@@ -155,7 +155,7 @@ ALPHAS: dict[str, Callable[[Derivatives, Tensor], Alpha]] = {
     "eq5": alpha_eq5,
     "eq7": alpha_eq7,
 }
-"""The forms of alpha by the name that the attribution methods take."""
+"""The forms of alpha, by the names that the attribution methods accept."""
 
 
 def grad_cam_pp_weights(alpha: Alpha, derivatives: Derivatives) -> Tensor:
@@ -183,7 +183,7 @@ def layer_cam_weights(derivatives: Derivatives) -> Tensor:
 
 def weighted_activations(weights: Tensor, activations: Tensor, sum_channels: bool) -> Tensor:
     r""":math:`\sum_k w_k A_{ki}`, eq. (2) before its ReLU, or with ``sum_channels=False`` each :math:`w_k A_{ki}`."""
-    # A channel without weight adds nothing, also where its activations are infinite.
+    # A channel of zero weight adds nothing, even where its activations are infinite.
     weighted = weights * torch.where((weights != 0) | activations.isfinite(), activations, 0)
     return weighted.sum(dim=1, keepdim=True) if sum_channels else weighted
 
@@ -195,18 +195,18 @@ def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def _third_term(derivatives: Derivatives, activations: Tensor) -> Tensor:
-    r""":math:`\sum_j A_{kj} D_3`, in units of scale squared: the sum is over the positions of channel k alone."""
+    r""":math:`\sum_j A_{kj} D_3`, in units of scale squared: the sum is over the positions of channel k only."""
     return derivatives.scale * (over_positions(torch.sum, activations) * derivatives.third)
 
 
 def over_positions(reduce: Callable[..., Tensor], values: Tensor) -> Tensor:
-    """Reduces over the spatial dimensions and keeps them; without any, each value is its own only position."""
+    """Reduces over the spatial dimensions and keeps them; without any, each value is a single position."""
     positions = values.unsqueeze(-1)
     return reduce(positions, dim=tuple(range(2, positions.dim())), keepdim=True).squeeze(-1)
 
 
 def _scale(gradients: Tensor) -> Tensor:
-    """The power of two next below the largest gradient of each example and channel, over all noise samples."""
+    """The largest power of two up to the largest gradient of each example and channel, over all noise samples."""
     largest = over_positions(torch.amax, gradients.detach().abs().amax(dim=0))
     largest = largest.clamp_min(torch.finfo(largest.dtype).tiny)
     mantissa, _ = torch.frexp(largest)

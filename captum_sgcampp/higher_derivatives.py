@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge
 POSITIONS_AT_ONCE: tuple[int, ...] = (1, 8)
 """The choices for the number of positions differentiated at once. Work and memory grow with its square.
 
-More than 8 were not faster above any layer tried, from a pooling to a pair of convolutions.
+More than 8 was not faster above any layer tried, from a pooling layer to a pair of convolutions.
 """
 
 
@@ -21,14 +21,14 @@ def second_and_third_derivatives(
     gradients: Tensor,
     indices: Tensor,
     grad_kwargs: dict[str, Any],
-    tick: Callable[[int], object],
+    on_positions: Callable[[int], object],
 ) -> tuple[Tensor, Tensor]:
-    r"""Differentiates the gradient twice more, :math:`\partial^2 S / \partial A_i^2` and its third.
+    r"""Differentiates the gradient twice more, :math:`\partial^2 S / \partial A_i^2, \partial^3 S / \partial A_i^3`.
 
-    That is the diagonal of the Hessian, and the derivative of each of its elements with respect to the same activation:
-    two backward passes for each position. Several positions at once share these passes, but through a graph that is as
-    many times larger, which pays off only if the graph is small. So both choices are timed first, and the faster one is
-    kept; the result is the same up to the last bits.
+    These are the diagonal of the Hessian and the derivative of each of its elements with respect to the same
+    activation: two backward passes for each position. Several positions can share these passes, but through a graph
+    that is as many times larger, which pays off only if the graph is small. So the choices are timed first, and the
+    fastest is kept; the results differ only by rounding.
 
     Args:
         activations: The edge of the layer's tensor.
@@ -36,7 +36,7 @@ def second_and_third_derivatives(
         indices: Flat indices of activations in that tensor, (rows, P): P positions of each example. Examples do not
             depend on each other, and are differentiated together.
         grad_kwargs: For `torch.autograd.grad`.
-        tick: Called with the number of positions done, times the number of rows.
+        on_positions: Called with the number of positions that are finished, times the number of rows.
 
     Returns:
         Second and third derivatives, each (rows, P).
@@ -53,7 +53,7 @@ def second_and_third_derivatives(
         parts.append(_differentiate_twice(activations, gradients, chunk, grad_kwargs))
         seconds[size] = min(seconds[size], (perf_counter() - start) / len(chunk))
         done += len(chunk)
-        tick(rows * len(chunk))
+        on_positions(rows * len(chunk))
     second, third = (torch.cat(part).T for part in zip(*parts, strict=True))
     return second, third
 
@@ -64,7 +64,9 @@ def _differentiate_twice(
     """Second and third derivatives at some positions, (positions, rows), each given by its flat indices."""
     n_positions, rows = indices.shape
     units = gradients.new_zeros(n_positions, gradients.numel()).scatter_(1, indices, 1)
-    second = _products(activations, gradients, units.reshape(n_positions, *gradients.shape), grad_kwargs, again=True)
+    second = _products(
+        activations, gradients, units.reshape(n_positions, *gradients.shape), grad_kwargs, create_graph=True
+    )
     second = second.flatten(1).gather(1, indices)
     each = torch.eye(n_positions, dtype=second.dtype, device=second.device)
     each = each.unsqueeze(-1).expand(n_positions, n_positions, rows)
@@ -80,7 +82,7 @@ def _products(
     vectors: Tensor,
     grad_kwargs: dict[str, Any],
     *,
-    again: bool = False,
+    create_graph: bool = False,
     like: Tensor | None = None,
 ) -> Tensor:
     """Products of vectors with the Jacobian of the outputs; zero where these do not depend on the activations."""
@@ -88,9 +90,9 @@ def _products(
     products = None
     if outputs.requires_grad:
         kwargs = {**grad_kwargs, "retain_graph": True, "allow_unused": True}
-        if again:
+        if create_graph:
             kwargs["create_graph"] = True
-        if len(vectors) == 1:  # vectorized, it would be slower
+        if len(vectors) == 1:  # batching a single vector is slower
             (products,) = torch.autograd.grad(outputs, [activations], vectors[0], **kwargs)
             products = None if products is None else products.unsqueeze(0)
         else:

@@ -1,4 +1,4 @@
-"""Captures the tensors of layers while the model runs, as the points that its graph is differentiated at."""
+"""Captures the tensors of layers during a forward pass, and the edges of its graph at which to differentiate."""
 
 import sys
 import threading
@@ -19,7 +19,7 @@ from captum_sgcampp._torch import gradient_edge, is_compiled, is_replica, is_vie
 
 
 class OtherThreadError(Exception):
-    """A layer runs in a thread that was started during the pass and whose runs are not captured."""
+    """A layer runs in a thread that is newer than the attribution, and whose runs are not captured yet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +27,11 @@ class Captured:
     """A tensor that a layer took or returned, on one device."""
 
     value: Tensor
-    """Its value at that moment; without values, on the device "meta"."""
+    """Its value when the layer ran; on the device "meta" if values are not kept."""
     edge: GradientEdge | None
-    """Its edge in the graph, where its gradient is taken. None if it cannot have one."""
+    """The edge of the graph at which its gradient is taken. None if it cannot have a gradient."""
     unrecorded: tuple[Tensor, int] | None = None
-    """The tensor itself and its version, if the model does not record; later in-place operations are then lost."""
+    """The tensor itself and its version, if the model records no graph, which then lacks later in-place operations."""
 
     def live_edge(self) -> GradientEdge | None:
         """The edge, unless unrecorded operations have changed the tensor."""
@@ -67,7 +67,7 @@ class LayerCapture:
     Args:
         layers: The layers, each with its name for messages.
         attribute_to_layer_input: Capture what the layers take, rather than what they return.
-        with_values: Keep the values too, which costs a copy.
+        with_values: Keep the values, which costs a copy.
         keep_graph: Keep the values' graph.
         older_threads: The threads whose runs are never captured.
         copy_views: Let the model continue with a copy if the layer's tensor is a view, as Captum does with all tensors.
@@ -132,7 +132,7 @@ class LayerCapture:
             self._paused = False
 
     def checked(self, forward_func: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Adds the checks to `forward_func` that are possible only after it has run."""
+        """Wraps `forward_func` with the checks that are possible only after it has run."""
 
         # Captum inspects the signature to find out whether the function takes arguments.
         @wraps(forward_func, assigned=(), updated=())
@@ -148,7 +148,7 @@ class LayerCapture:
                     )
             if not isinstance(output, Tensor):
                 raise TypeError(
-                    f"forward_func: must return a tensor of scores, and returned {type(output).__name__}. "
+                    f"forward_func: must return a tensor of scores, but returned {type(output).__name__}. "
                     "Wrap it in a function that picks the tensor."
                 )
             return output
@@ -160,8 +160,8 @@ class LayerCapture:
             return " It runs in a thread that was started earlier; let the model start its threads in each call."
         if is_compiled(forward_func):
             return (
-                " If the model is compiled, its layers may have been inlined before: attribute before the first "
-                "compiled run, or to the model as it was before torch.compile."
+                " If the model is compiled, its layers may already be inlined: attribute before the first compiled "
+                "run, or to the model before torch.compile."
             )
         return ""
 
@@ -202,20 +202,20 @@ class LayerCapture:
         return next((name for name, view, _ in self._views if any(view is tensor for tensor in self._attached)), None)
 
     def _before(self, layer: Module, module: Module, args: tuple[Any, ...]) -> Any:
-        if not self._listens(layer, module):
+        if not self._should_capture(layer, module):
             return None
         if not args:
             raise ValueError(
-                f"attribute_to_layer_input: layer {self._layers[layer]} is called with keyword arguments only, where "
-                "positional ones are needed. Attribute to its output, or to the layer before it."
+                f"attribute_to_layer_input: layer {self._layers[layer]} is called with keyword arguments only; its "
+                "input is captured from positional ones. Attribute to its output, or to the layer before it."
             )
-        return self._reached(layer, module, args)
+        return self._capture_run(layer, module, args)
 
     def _after(self, layer: Module, module: Module, _args: Any, output: Any) -> Any:
-        return self._reached(layer, module, output) if self._listens(layer, module) else None
+        return self._capture_run(layer, module, output) if self._should_capture(layer, module) else None
 
-    def _listens(self, layer: Module, module: Module) -> bool:
-        """Whether a run in the current thread is to be captured."""
+    def _should_capture(self, layer: Module, module: Module) -> bool:
+        """Whether to capture a run in the current thread."""
         thread = threading.current_thread()
         if self._paused:
             return False
@@ -229,13 +229,13 @@ class LayerCapture:
         self._reached_elsewhere.add(layer)
         return self._other_threads
 
-    def _reached(self, layer: Module, module: Module, values: Any) -> Any:
+    def _capture_run(self, layer: Module, module: Module, values: Any) -> Any:
         """Captures the layer's tensors. Returns what the model continues with, or None to leave it unchanged."""
         tensors = values if isinstance(values, (tuple, list)) else (values,)
-        self._require_maps(layer, tensors)
+        self._require_tensors(layer, tensors)
         recorded = torch.is_grad_enabled()
         with torch.enable_grad():  # also where the model has switched it off, as Captum's hook does
-            captured = tuple(self._capture(tensor, recorded) for tensor in tensors)
+            captured = tuple(self._capture_tensor(tensor, recorded) for tensor in tensors)
             passed_on = [tensor.clone() if self._copy_views and is_view(tensor) else tensor for tensor in tensors]
         with self._lock:
             self._runs[layer].append(LayerRun(threading.current_thread(), module, captured, tensors[0].device))
@@ -251,37 +251,37 @@ class LayerCapture:
             return passed_on[0]
         return type(values)(*passed_on) if hasattr(values, "_fields") else type(values)(passed_on)
 
-    def _require_maps(self, layer: Module, tensors: Sequence[Any]) -> None:
+    def _require_tensors(self, layer: Module, tensors: Sequence[Any]) -> None:
         name = self._layers[layer]
         if not tensors:
-            raise TypeError(f"layer: {name} takes or returns an empty tuple; choose a layer with a tensor.")
+            raise TypeError(f"layer: {name} takes or returns an empty tuple. Choose a layer with a tensor.")
         for tensor in tensors:
             if isinstance(tensor, Tensor) and not tensor.dim():
-                raise ValueError(f"layer: {name} gives (), where (N, C, *spatial) is needed.")
+                raise ValueError(f"layer: {name} has shape (), where (N, C, *spatial) is needed.")
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.is_nested:
                 kind = type(tensor).__name__
                 if isinstance(tensor, Tensor):
                     kind = "a nested tensor" if tensor.is_nested else str(tensor.dtype)
                 raise TypeError(
-                    f"layer: {name} takes or returns {kind}, where attribution needs tensors of "
-                    "floating point, alone or in a tuple. Choose a layer within it."
+                    f"layer: {name} takes or returns {kind}, where attribution needs a floating-point "
+                    "tensor or a tuple of them. Choose a layer inside it."
                 )
 
-    def _capture(self, tensor: Tensor, recorded: bool) -> Captured:
+    def _capture_tensor(self, tensor: Tensor, recorded: bool) -> Captured:
         if not self._with_values:
             value = torch.empty_like(tensor, device="meta")
         else:
             value = tensor.clone() if self._keep_graph else tensor.detach().clone()
-        if tensor.is_inference():  # nothing that autograd could work with
+        if tensor.is_inference():  # autograd cannot use it
             return Captured(value, None)
         if not tensor.requires_grad:
             self._attach(tensor)
         return Captured(value, gradient_edge(tensor), None if recorded else (tensor, version_of(tensor)))
 
     def _attach(self, tensor: Tensor) -> None:
-        """Makes a tensor part of the graph, to which it does not belong if everything below the layer is frozen.
+        """Adds a tensor to the graph, which it is not part of if everything below the layer is frozen.
 
-        The tensor itself is changed, until :meth:`restore`, so that every use of it counts, not only the next layer's.
+        The tensor itself is changed, until :meth:`restore`, so that every use counts, not only the next layer's.
         """
         if is_view(tensor):
             tensor.requires_grad_()
@@ -291,7 +291,7 @@ class LayerCapture:
         self._attached.append(tensor)
 
     def restore(self) -> None:
-        """Removes the tensors from the graph that did not belong to it before."""
+        """Removes the attached tensors from the graph."""
         for tensor in self._attached:
             if not is_view(tensor):
                 tensor.detach_()
@@ -302,7 +302,7 @@ class LayerCapture:
 class _Attach(torch.autograd.Function):
     """Makes a tensor the output of a node without changing its value.
 
-    A leaf that requires gradients would do too, but could not be written to in place.
+    A leaf that requires gradients would also do, but the model could not write to it in place.
     """
 
     @staticmethod
@@ -316,5 +316,5 @@ class _Attach(torch.autograd.Function):
 
 
 def _eager(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Keeps torch.compile from tracing a hook. Without its modules imported, nothing can be compiled."""
+    """Keeps torch.compile from tracing a hook. Nothing is compiled unless its modules are imported."""
     return torch.compiler.disable(hook) if "torch._dynamo" in sys.modules else hook  # type: ignore[no-untyped-call]

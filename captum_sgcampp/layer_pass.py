@@ -35,23 +35,23 @@ class LayerTensor(NamedTuple):
     name: str
     """The layer's name, for messages."""
     calls: int
-    """The number of times that the layer ran in that pass; the tensor is that of the last time."""
+    """The number of times that the layer ran in that pass; the tensor is that of the last run."""
     by_device: tuple[Captured, ...]
     """The tensor, in one piece for each device that the model is spread over."""
 
 
 @dataclass(frozen=True, eq=False)
 class LayerPass:
-    """The scores of one forward pass, and the tensors of the layers."""
+    """One forward pass: the model's output, and the tensors of the layers."""
 
     output: Tensor
     """What the model returned."""
     tensors: list[LayerTensor]
-    """The tensors of all layers, one after the other."""
+    """The tensors of all layers, in the order of the layers."""
 
     def activations(self) -> list[Tensor]:
         """The values that the layers took or returned, joined over devices in the order of the examples."""
-        return [joined([piece.value for piece in tensor.by_device]) for tensor in self.tensors]
+        return [joined([captured.value for captured in tensor.by_device]) for tensor in self.tensors]
 
     def scores(self, target: TargetType) -> Tensor:
         """Selects the class score S of each example, as Captum selects targets.
@@ -68,7 +68,7 @@ class LayerPass:
         return scores
 
     def gradients(self, scores: Tensor, grad_kwargs: dict[str, Any]) -> list[tuple[Tensor, ...]]:
-        """Takes the gradients g = dS/dA of each example's score, for each tensor by device.
+        """Takes the gradients g = dS/dA of each example's score at each tensor, by device.
 
         Args:
             scores: What :meth:`scores` returned.
@@ -77,13 +77,13 @@ class LayerPass:
         Raises:
             ValueError: The scores do not depend on a layer.
         """
-        pieces = [piece for tensor in self.tensors for piece in tensor.by_device]
+        edges = [captured.live_edge() for tensor in self.tensors for captured in tensor.by_device]
         options = {"allow_unused": True, **grad_kwargs}
-        fill_with_zeros = options.pop("materialize_grads", False)  # torch does it for tensors alone
-        found = iter(_gradients_at(scores, [piece.live_edge() for piece in pieces], options))
+        fill_with_zeros = options.pop("materialize_grads", False)  # torch fills them in for tensors, not for edges
+        found = iter(_gradients_at(scores, edges, options))
         zeros_on = scores.device if fill_with_zeros else None
         return [
-            tuple(_required(next(found), piece, tensor.name, zeros_on) for piece in tensor.by_device)
+            tuple(_gradient_or_zeros(next(found), captured, tensor.name, zeros_on) for captured in tensor.by_device)
             for tensor in self.tensors
         ]
 
@@ -93,7 +93,7 @@ class _WrittenViewError(Exception):
 
     def __init__(self, layer: str) -> None:
         super().__init__(
-            f"layer: {layer} takes or returns a view, and the model writes into its memory in place and reads it "
+            f"layer: {layer} takes or returns a view, and the model modifies its memory in place and reads it "
             "elsewhere; the gradient of what follows would be lost. Choose the layer before or after it."
         )
 
@@ -104,7 +104,7 @@ class LayerProbe:
     Args:
         forward_func: The model, or a function that calls it.
         layers: The layers to capture.
-        device_ids: As Captum's attribution methods take it, for DataParallel.
+        device_ids: For DataParallel, as in Captum's attribution methods.
         attribute_to_layer_input: Capture what the layers take, rather than what they return.
         keep_graph: Keep the whole graph, for derivatives of the attribution itself.
     """
@@ -127,12 +127,12 @@ class LayerProbe:
             [*forward_func.parameters(), *forward_func.buffers()] if isinstance(forward_func, Module) else []
         )
         self._older_threads = set(threading.enumerate())
-        # What one pass has found necessary for this model holds for the passes that follow.
+        # What one pass finds necessary for this model is kept for the passes that follow.
         self._without_hooks = keep_graph or weights_are_cached()
         self._keep_all = False
         self._keep_copies = False
         self._copy_views = False
-        self._copies_are_right = False
+        self._copies_are_verified = False
         self._other_threads = False
 
     def run(
@@ -156,7 +156,7 @@ class LayerProbe:
 
         Raises:
             ValueError: A layer does not run, or is called without a positional argument to attribute to.
-            TypeError: The model returns, or a layer takes or returns, something other than tensors of floating point.
+            TypeError: The model does not return a tensor, or a layer has something other than floating-point tensors.
         """
         while True:
             saved = None if self._without_hooks else self._saved_tensors()
@@ -171,17 +171,17 @@ class LayerProbe:
             except Exception as error:
                 if saved and refuses_saved_tensors_hooks(error):
                     self._without_hooks = True
-                elif not (saved and self._has_to_keep_more(saved)):
+                elif not (saved and self._must_repeat(saved)):
                     raise
             else:
-                if not (saved and self._has_to_keep_more(saved)):  # otherwise the model has caught the error
+                if not (saved and self._must_repeat(saved)):  # otherwise the model caught the error
                     return result
 
     def _saved_tensors(self) -> SavedTensors:
         return SavedTensors(self._weights, keep=self._keep_all, copy=self._keep_copies)
 
-    def _has_to_keep_more(self, saved: SavedTensors) -> bool:
-        """Whether a pass lacked something that it had not kept, or not as it was. If so, the next pass keeps it."""
+    def _must_repeat(self, saved: SavedTensors) -> bool:
+        """Whether a pass needed a tensor that was discarded or overwritten. If so, the next pass keeps it."""
         self._keep_all |= saved.missed
         self._keep_copies |= saved.overwritten
         return saved.missed or saved.overwritten
@@ -216,21 +216,21 @@ class LayerProbe:
     def _checked_call(self, capture: LayerCapture, inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]) -> Tensor:
         """Calls the model, and raises if it writes into captured views."""
         plain = None
-        if self._copy_views and not self._copies_are_right:
+        if self._copy_views and not self._copies_are_verified:
             devices = {tensor.device.index for tensor in inputs if tensor.is_cuda}
             with capture.paused(), torch.random.fork_rng(devices):
-                plain = _called(self._forward_func, inputs, forward_args).detach()
+                plain = _call(self._forward_func, inputs, forward_args).detach()
         try:
-            output = _called(capture.checked(self._forward_func), inputs, forward_args)
+            output = _call(capture.checked(self._forward_func), inputs, forward_args)
         except RuntimeError as error:
             layer = capture.attached_view()
             if layer and "in-place operation" in str(error):
                 raise _WrittenViewError(layer) from error
             raise
         layer = capture.written_view()
-        if layer or (plain is not None and not _same(output, plain)):
+        if layer or (plain is not None and not _equal_up_to_rounding(output, plain)):
             raise _WrittenViewError(layer or next(iter(self._layers.values())))
-        self._copies_are_right = self._copy_views
+        self._copies_are_verified = self._copy_views
         return output
 
     def _layer_tensors(self, capture: LayerCapture) -> list[LayerTensor]:
@@ -245,7 +245,7 @@ class LayerProbe:
         ]
 
 
-def _called(forward_func: Callable[..., Tensor], inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]) -> Tensor:
+def _call(forward_func: Callable[..., Tensor], inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]) -> Tensor:
     """Calls the model, as Captum does, with copies of the inputs, which some models write into."""
     copies = tuple(tensor.clone() for tensor in inputs)
     output: Any = _run_forward(forward_func, copies, additional_forward_args=forward_args)
@@ -268,20 +268,21 @@ def _gradients_at(scores: Tensor, edges: Sequence[GradientEdge | None], options:
     return [None if edge is None else next(found) for edge in edges]
 
 
-def _required(gradient: Tensor | None, piece: Captured, layer: str, zeros_on: torch.device | None) -> Tensor:
+def _gradient_or_zeros(
+    gradient: Tensor | None, captured: Captured, layer: str, zeros_on: torch.device | None
+) -> Tensor:
     if gradient is not None:
         return gradient
     if zeros_on is not None:
-        return torch.zeros(piece.value.shape, dtype=piece.value.dtype, device=zeros_on)
+        return torch.zeros(captured.value.shape, dtype=captured.value.dtype, device=zeros_on)
     raise ValueError(
-        f"layer: the score at this target does not depend on what {layer} returns to the model, or the graph "
-        "between the two is cut (by torch.no_grad or detach). Choose a layer that the score is computed from. "
-        "If only one of a layer's tensors is unused, grad_kwargs={'materialize_grads': True} takes its "
-        "gradient as zero."
+        f"layer: the score at this target does not depend on the tensor of {layer}, or the graph between the two "
+        "is cut (by torch.no_grad or detach). Choose a layer that the score is computed from. If only one of a "
+        "layer's tensors is unused, grad_kwargs={'materialize_grads': True} treats its gradient as zero."
     )
 
 
-def _same(output: Tensor, plain: Tensor) -> bool:
+def _equal_up_to_rounding(output: Tensor, plain: Tensor) -> bool:
     """Whether two outputs are equal up to rounding."""
     finite = plain.isfinite()
     if not torch.equal(finite, output.isfinite()):
@@ -294,7 +295,7 @@ def _unfused(forward_func: Callable[..., Tensor]) -> AbstractContextManager[obje
     """Keeps frozen nn.MultiheadAttention and nn.TransformerEncoder off their fused path, in this thread only.
 
     The fused path skips inner layers and treats padded positions differently. These modules avoid it if torch's
-    functions are overridden, even if only by themselves.
+    functions are overridden, even by overrides without effect.
     """
     modules = forward_func.modules() if isinstance(forward_func, Module) else ()
     frozen = any(
@@ -305,7 +306,7 @@ def _unfused(forward_func: Callable[..., Tensor]) -> AbstractContextManager[obje
 
 
 class _Overridden(TorchFunctionMode):
-    """Calls each of torch's functions as it is."""
+    """Overrides torch's functions without effect."""
 
     def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return function(*args, **(kwargs or {}))

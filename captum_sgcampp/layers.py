@@ -76,7 +76,7 @@ def list_layers(model: Module, *inputs: Any) -> list[LayerInfo]:
                 stack.callback(module.register_forward_hook(finish).remove)
             except RuntimeError:  # from torch.jit
                 del names[module]
-        # Cached weights stay in use, and need the graph that they would have without this pass.
+        # Cached weights are reused, and need the graph that they would have without this pass.
         stack.enter_context(torch.set_grad_enabled(torch.is_grad_enabled() and weights_are_cached()))
         model(*inputs)
     return [LayerInfo(names[module], module, shapes, calls) for module, (calls, shapes) in finished.items()] + [
@@ -89,7 +89,7 @@ def find_layer(forward_func: Callable[..., Any], layer: Module | str) -> Module:
 
     Args:
         forward_func: The model.
-        layer: The name; a layer itself is returned as it is.
+        layer: Its dotted name; a module is returned unchanged.
 
     Raises:
         TypeError: It is neither a module nor a name, or `forward_func` is not a module.
@@ -127,7 +127,7 @@ def closest(name: str, known: Collection[str]) -> list[str]:
 
 
 def _unwrap(model: Module) -> list[Module]:
-    """The model and the models that it wraps, from the outside in."""
+    """The model and the modules that it wraps, from the outside in."""
     wrapped = getattr(model, "_orig_mod", None)  # torch.compile
     if isinstance(model, (DataParallel, DistributedDataParallel)):
         wrapped = model.module

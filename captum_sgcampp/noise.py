@@ -1,4 +1,4 @@
-"""The noise of eq. (6): noisy copies of the input, the same for a seed whatever the size of the chunks."""
+"""The noise of eq. (6): noisy copies of the input, which for a given seed do not depend on the size of the chunks."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 IMAGES_AT_ONCE = {"cpu": 5}
-"""The default number of noisy images that go through the model at once, by type of device.
+"""The default number of noisy images in one forward pass, by type of device.
 
 On the CPU, 5 and 6 were the fastest for a ResNet-50 and a VGG-16, and 5 needs less memory.
 """
@@ -24,7 +24,7 @@ class Noise:
     Args:
         n_samples: Number of noisy copies of each input, n in eq. (6). 0 means none.
         stdevs: Standard deviation of the noise, in the units of the input; one for all inputs, or one for each.
-        batch_size: The most noisy copies of each input that go through the model at once. None chooses it by device.
+        batch_size: Maximum number of noisy copies of each input in one forward pass. None chooses it by device.
         generator: Source of the noise, or one for each example. None makes one, seeded from torch's.
 
     Raises:
@@ -38,26 +38,26 @@ class Noise:
     generator: Generator | Sequence[Generator] | None = None
 
     def __post_init__(self) -> None:
-        _require_integer("n_samples", self.n_samples, at_least=0)
+        _require_integer("n_samples", self.n_samples, minimum=0)
         if self.batch_size is not None:
-            _require_integer("n_samples_batch_size", self.batch_size, at_least=1)
+            _require_integer("n_samples_batch_size", self.batch_size, minimum=1)
         for stdev in self.stdevs if isinstance(self.stdevs, Sequence) else (self.stdevs,):
             if not isinstance(stdev, Real):
-                raise TypeError(f"stdevs: must be a number or one number for each input, and is {self.stdevs!r}.")
+                raise TypeError(f"stdevs: must be a number or one number for each input, but is {self.stdevs!r}.")
             if not 0 <= stdev < math.inf:
-                raise ValueError(f"stdevs: must be finite and not negative, and is {self.stdevs!r}.")
+                raise ValueError(f"stdevs: must be finite and not negative, but is {self.stdevs!r}.")
         if self.generator is not None:
             generators = self.generator if isinstance(self.generator, Sequence) else [self.generator]
             if not all(isinstance(generator, Generator) for generator in generators):
                 raise TypeError(
-                    "generator: must be a torch.Generator, or a sequence with one for each example, and is "
+                    "generator: must be a torch.Generator, or a sequence with one for each example, but is "
                     f"{self.generator!r}."
                 )
 
     def source(self, inputs: tuple[Tensor, ...]) -> Generator | Sequence[Generator]:
         """The given generator, or a new one, seeded from torch's.
 
-        It is not torch's own, because the model may draw from that too, and the noise would depend on the order.
+        Not torch's own: the model may draw from that too, and the noise would then depend on the order.
         """
         if self.generator is not None:
             return self.generator
@@ -65,13 +65,13 @@ class Noise:
         return Generator(inputs[0].device).manual_seed(seed)
 
     def chunks(
-        self, inputs: tuple[Tensor, ...], at_most: int, source: Generator | Sequence[Generator]
+        self, inputs: tuple[Tensor, ...], max_copies: int, source: Generator | Sequence[Generator]
     ) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-        """Yields the noisy copies in chunks that go through the model at once.
+        """Yields the noisy copies in chunks, each for one forward pass.
 
         Args:
             inputs: The inputs without noise, each (N, ...).
-            at_most: The largest number of copies of each input in a chunk.
+            max_copies: Maximum number of copies of each input in a chunk.
             source: What :meth:`source` returned.
 
         Yields:
@@ -79,24 +79,24 @@ class Noise:
             all examples, then the second, and so on.
 
         Raises:
-            TypeError: There is noise to add to an input that is not of floating point.
-            ValueError: The number of `stdevs` is not that of the inputs, or that of generators not that of examples.
+            TypeError: Noise would be added to an input that is not a floating-point tensor.
+            ValueError: The number of `stdevs` does not match the inputs, or the number of generators the examples.
         """
-        stdevs = self._for_each(inputs)
-        for n_samples in _even_parts(self.n_samples, at_most):
+        stdevs = self._stdev_of_each(inputs)
+        for n_samples in _even_parts(self.n_samples, max_copies):
             yield n_samples, _joined_copies([_sample(inputs, stdevs, source) for _ in range(n_samples)])
 
     def check(self, inputs: tuple[Tensor, ...]) -> None:
         """Raises what :meth:`chunks` would, before anything is computed."""
         if self.n_samples:
-            self._for_each(inputs)
+            self._stdev_of_each(inputs)
         if isinstance(self.generator, Sequence) and len(self.generator) != len(inputs[0]):
             raise ValueError(
                 f"generator: {len(self.generator)} are given for {len(inputs[0])} example(s). Give one for all "
                 "examples, or a sequence with one for each."
             )
 
-    def _for_each(self, inputs: tuple[Tensor, ...]) -> tuple[float, ...]:
+    def _stdev_of_each(self, inputs: tuple[Tensor, ...]) -> tuple[float, ...]:
         """The standard deviation for each input."""
         if not isinstance(self.stdevs, Sequence):
             stdevs = (self.stdevs,) * len(inputs)
@@ -110,7 +110,7 @@ class Noise:
         for number, (tensor, stdev) in enumerate(zip(inputs, stdevs, strict=True)):
             if stdev and not tensor.is_floating_point():
                 raise TypeError(
-                    f"inputs: noise can only be added to floating point, and input {number} is {tensor.dtype}. "
+                    f"inputs: noise can only be added to floating-point tensors, but input {number} is {tensor.dtype}. "
                     "Give it a standard deviation of 0 in stdevs, or n_samples=0."
                 )
         return stdevs
@@ -127,9 +127,9 @@ def _sample(
 
 
 def _normal(tensor: Tensor, generator: Generator | Sequence[Generator]) -> Tensor:
-    """Standard normal numbers in the shape of a tensor, in full precision so that half precision has the same noise."""
+    """Standard normal noise in the shape of a tensor, in full precision so that half precision has the same noise."""
     if isinstance(generator, Sequence):
-        return torch.stack([_normal(row, own) for row, own in zip(tensor, generator, strict=True)])
+        return torch.stack([_normal(row, row_generator) for row, row_generator in zip(tensor, generator, strict=True)])
     dtype = torch.promote_types(tensor.dtype, torch.float32)
     return torch.randn(tensor.shape, dtype=dtype, device=tensor.device, generator=generator)
 
@@ -139,20 +139,20 @@ def _joined_copies(samples: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
 
 
 def default_batch_size(inputs: Tensor) -> int:
-    """The default number of copies of an input, (N, ...), that go through the model at once."""
+    """The default number of copies of an input, (N, ...), in one forward pass."""
     images = IMAGES_AT_ONCE.get(inputs.device.type, IMAGES_AT_ONCE_ELSEWHERE)
     return max(1, images // max(1, len(inputs)))
 
 
-def _even_parts(whole: int, at_most: int) -> Iterator[int]:
-    """Splits a number into the fewest even parts, because a pass of a single image costs more than its share."""
-    n_parts = math.ceil(whole / at_most)
+def _even_parts(total: int, max_part: int) -> Iterator[int]:
+    """Splits a number into the fewest even parts; a pass with a single image costs more than its share."""
+    n_parts = math.ceil(total / max_part)
     for number in range(n_parts):
-        yield whole // n_parts + (number < whole % n_parts)
+        yield total // n_parts + (number < total % n_parts)
 
 
-def _require_integer(name: str, value: object, at_least: int) -> None:
+def _require_integer(name: str, value: object, minimum: int) -> None:
     if not isinstance(value, Integral):
-        raise TypeError(f"{name}: must be an integer, and is {value!r}.")
-    if int(value) < at_least:
-        raise ValueError(f"{name}: must be at least {at_least}, and is {value}.")
+        raise TypeError(f"{name}: must be an integer, but is {value!r}.")
+    if int(value) < minimum:
+        raise ValueError(f"{name}: must be at least {minimum}, but is {value}.")

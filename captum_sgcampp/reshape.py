@@ -27,22 +27,24 @@ def tokens_to_map(n_prefix_tokens: int = 1, grid: tuple[int, ...] | None = None)
         torch.Size([2, 768, 14, 14])
     """
     if n_prefix_tokens < 0:
-        raise ValueError(f"n_prefix_tokens: must not be negative, and is {n_prefix_tokens}.")
+        raise ValueError(f"n_prefix_tokens: must not be negative, but is {n_prefix_tokens}.")
     return partial(_tokens_to_map, n_prefix_tokens=n_prefix_tokens, grid=grid)
 
 
 def _tokens_to_map(tokens: Tensor, n_prefix_tokens: int, grid: tuple[int, ...] | None) -> Tensor:
     if tokens.dim() != 3:
-        raise ValueError(f"tokens_to_map: needs a layer of shape (N, tokens, C), and it is {tuple(tokens.shape)}.")
+        raise ValueError(
+            f"tokens_to_map: needs a layer of shape (N, tokens, C), but its shape is {tuple(tokens.shape)}."
+        )
     patches = tokens[:, n_prefix_tokens:].transpose(1, 2)
     n_tokens, n_patches = tokens.shape[1], patches.shape[2]
     side = math.isqrt(n_patches)
     if grid is None and side**2 != n_patches:
         larger = math.isqrt(n_tokens)
         raise ValueError(
-            f"n_prefix_tokens: without {n_prefix_tokens} of them, {n_tokens} tokens leave {n_patches}, which is not "
-            f"a square number; n_prefix_tokens={n_tokens - larger**2} would leave {larger} x {larger}. If the "
-            "patches are not a square, give their grid."
+            f"n_prefix_tokens: without {n_prefix_tokens} prefix token(s), {n_tokens} tokens leave {n_patches}, which "
+            f"is not a square number; n_prefix_tokens={n_tokens - larger**2} would leave {larger} x {larger}. If the "
+            "patches do not form a square, give their grid."
         )
     shape = grid or (side, side)
     if math.prod(shape) != n_patches:

@@ -10,7 +10,7 @@ from captum_sgcampp._torch import base_of, version_of
 
 
 class DiscardedError(RuntimeError):
-    """A backward pass needs a tensor that was not kept as it was.
+    """A backward pass needs a tensor that was discarded or overwritten.
 
     :class:`SavedTensors` records this, and the pass is repeated. Callers get it only if they use the graph of a
     finished pass.
@@ -21,20 +21,20 @@ class SavedTensors:
     """Decides which of the tensors that autograd saves for the backward pass are kept.
 
     The backward pass runs from the score to the layers. What autograd saves before the first of them is reached is
-    never needed, and keeping it would take most of the memory. The graph itself is recorded as always, so nothing else
+    never needed, and keeping it would take most of the memory. The graph itself is recorded as usual, so nothing else
     is affected. Parameters and buffers are kept in any case, which costs nothing: some models cache what they compute
     from them, with its graph.
 
     Args:
         weights: The parameters and buffers of the model.
         keep: Keep everything.
-        copy: Keep copies, which later in-place operations do not reach.
+        copy: Keep copies, so that later in-place operations do not matter.
 
     Attributes:
         missed: Whether a discarded tensor turned out to be needed: the model takes gradients of its own below the
-            layers, or a checkpoint surrounds them. The pass has to be repeated with everything kept.
-        overwritten: Whether a kept tensor has been written to since, as in models that are made only for inference. The
-            pass has to be repeated with copies.
+            layers, or a checkpoint surrounds them. The pass must be repeated with everything kept.
+        overwritten: Whether a kept tensor has been written to since, as by models made only for inference. The pass
+            must be repeated with copies.
     """
 
     def __init__(self, weights: Iterable[Tensor] = (), *, keep: bool = False, copy: bool = False) -> None:
@@ -49,13 +49,13 @@ class SavedTensors:
         self._keep = True
 
     def hooks(self) -> AbstractContextManager[None]:
-        """A context in which this class decides for the current thread; other threads keep everything."""
+        """A context in which these decisions apply to the current thread; other threads keep everything."""
         return torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
 
     def _pack(self, tensor: Tensor) -> tuple[Tensor, int] | None:
         if not self._keep and id(base_of(tensor)) not in self._weights:
             return None
-        # Detached: a tensor that its own graph holds would never be freed.
+        # Detached, because a tensor held by its own graph would never be freed.
         kept = tensor.detach().clone() if self._copy and self._keep else tensor.detach()
         return kept, version_of(kept)
 
@@ -63,12 +63,12 @@ class SavedTensors:
         if saved is None:
             self.missed = True
             raise DiscardedError(
-                "This backward pass goes through a forward pass that captum_sgcampp has run, for which it kept nothing "
-                "below the layers. If the model keeps tensors between calls, clear them, or call it once before you "
+                "This backward pass goes through a forward pass run by captum_sgcampp, which kept nothing below the "
+                "layers. If the model keeps tensors between calls, clear them, or call it once before you "
                 "attribute."
             )
         tensor, version = saved
-        if version_of(tensor) != version:  # torch checks this only where there are no hooks
+        if version_of(tensor) != version:  # torch does not check this if hooks are set
             self.overwritten = True
             raise DiscardedError(
                 "One of the variables needed for gradient computation has been modified by an inplace operation: a "

@@ -13,7 +13,7 @@ class Selection:
     Args:
         filters: Indices of channels. None means all.
         subset: Coordinates in the layer's spatial grid, one number for each spatial dimension. None means all.
-        region: Whether `subset` is two opposite corners of a box, both inclusive, rather than neurons one by one.
+        region: Whether `subset` is two opposite corners of a box, both inclusive, rather than single neurons.
 
     Raises:
         TypeError: `filters` or `subset` does not consist of integers.
@@ -35,7 +35,7 @@ class Selection:
             raise ValueError("subset: is empty; give at least one coordinate, or None for all neurons.")
         if region and (self.subset is None or len(self.subset) != 2):
             raise ValueError(
-                f"region: needs two opposite corners of a box in subset, and subset is {subset!r}. "
+                f"region: needs two opposite corners of a box in subset, but subset is {subset!r}. "
                 "For single neurons, use region=False."
             )
 
@@ -43,12 +43,12 @@ class Selection:
         r"""Raises if a map of this shape lacks a filter or neuron.
 
         Args:
-            shape: The map's, (N, C, \*spatial).
+            shape: The shape of the map, (N, C, \*spatial).
             layer: The layer's name, for messages.
 
         Raises:
             IndexError: A filter or a coordinate is out of range.
-            ValueError: A coordinate has more or fewer numbers than the map has spatial dimensions.
+            ValueError: The length of a coordinate is not the number of spatial dimensions.
         """
         n_channels, grid = shape[1], tuple(shape[2:])
         for index in self.filters or ():
@@ -59,8 +59,8 @@ class Selection:
         for coordinate in self.subset or ():
             if len(coordinate) != len(grid):
                 raise ValueError(
-                    f"subset: {coordinate} has {len(coordinate)} number(s), and layer {layer} has {len(grid)} spatial "
-                    f"dimension(s), its grid being {grid}."
+                    f"subset: {coordinate} has {len(coordinate)} number(s), but layer {layer} has {len(grid)} spatial "
+                    f"dimension(s); its grid is {grid}."
                 )
             if not all(0 <= place < size for place, size in zip(coordinate, grid, strict=True)):
                 raise IndexError(f"subset: {coordinate} is out of range; the grid of layer {layer} is {grid}.")
@@ -82,8 +82,8 @@ class Selection:
 
 
 def _index(value: object) -> int:
-    """An integer. Booleans are refused, because a mask is not a list of indices."""
-    if isinstance(value, bool) or str(getattr(value, "dtype", "")) in {"bool", "torch.bool"}:  # of NumPy, of torch
+    """Converts to an integer. Booleans are refused, because a mask is not a list of indices."""
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")) in {"bool", "torch.bool"}:  # NumPy's, torch's
         raise TypeError("a mask is not a list of indices")
     return operator.index(value)  # type: ignore[arg-type]
 
@@ -92,7 +92,7 @@ def _indices(values: Iterable[int]) -> tuple[int, ...]:
     try:
         return tuple(map(_index, values))
     except TypeError as error:
-        raise TypeError(f"filters: must be a list of channel indices, and is {values!r}: {error}.") from error
+        raise TypeError(f"filters: must be a list of channel indices, but is {values!r}: {error}.") from error
 
 
 def _coordinates(values: Iterable[Iterable[int]]) -> tuple[tuple[int, ...], ...]:
@@ -100,5 +100,5 @@ def _coordinates(values: Iterable[Iterable[int]]) -> tuple[tuple[int, ...], ...]
         return tuple(tuple(map(_index, coordinate)) for coordinate in values)
     except TypeError as error:
         raise TypeError(
-            f"subset: must be a list of coordinates, each of integers, and is {values!r}: {error}."
+            f"subset: must be a list of coordinates, each a list of integers, but is {values!r}: {error}."
         ) from error

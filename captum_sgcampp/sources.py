@@ -94,7 +94,7 @@ class DerivativeSource:
             )
         if self.name != "powers" and len(scores) != len(gradients):
             raise ValueError(
-                f"derivatives: {self.name!r} needs a layer with one row for each score, and layer {layer} has "
+                f"derivatives: {self.name!r} needs a layer with one row for each score, but layer {layer} has "
                 f"{len(gradients)} row(s) for {len(scores)} score(s). 'powers' does not need it."
             )
 

@@ -1,4 +1,4 @@
-"""Warnings of maps that are not what they seem to be."""
+"""Warnings about maps that are not what they seem."""
 
 import inspect
 import warnings
@@ -33,13 +33,13 @@ def warn(messages: Iterable[str]) -> None:
 
 
 def training_mode(forward_func: Callable[..., Any]) -> Iterator[str]:
-    """A model that behaves differently in each pass, as far as its modules show it."""
+    """A model that behaves differently in each pass, as far as its modules show."""
     modules = forward_func.modules() if isinstance(forward_func, Module) else ()
     kinds = {type(module).__name__ for module in modules if module.training and _is_random_or_updated(module)}
     if kinds:
         yield (
-            f"forward_func: the model is in training mode, with {', '.join(sorted(kinds))}. Each pass drops other "
-            "activations or updates running statistics. Call eval() first, unless you want this."
+            f"forward_func: the model is in training mode, with {', '.join(sorted(kinds))}. Each pass drops "
+            "different activations or updates running statistics. Call eval() first, unless you want this."
         )
 
 
@@ -63,8 +63,8 @@ def repeated_layer(layer: str, calls: int) -> Iterator[str]:
     """A layer that runs more than once, of which only the last run counts."""
     if calls > 1:
         yield (
-            f"layer: {layer} runs {calls} times in one forward pass; the attribution is to the last time only. To "
-            "attribute to another, use a separate module for each place in the model."
+            f"layer: {layer} runs {calls} times in one forward pass; the attribution is for the last run only. To "
+            "attribute to another run, use a separate module for each."
         )
 
 
@@ -96,12 +96,12 @@ def no_curvature(layer: str) -> Iterator[str]:
     yield (
         f"derivatives: the second derivatives of the score with respect to {layer} are zero, and so is the "
         "attribution. Let forward_func return the exponential of the score, or choose derivatives='exp' or 'powers', "
-        "which are equivalent."
+        "which assume that exponential."
     )
 
 
 def same_gradient(gradients: Tensor, first: Tensor) -> bool:
-    r"""Whether all noise samples have the gradient of the first, relative to the largest of each example and channel.
+    r"""Whether all noise samples have the first one's gradient, relative to the largest of each example and channel.
 
     Args:
         gradients: (n, N, C, \*spatial).
