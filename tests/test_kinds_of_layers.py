@@ -77,7 +77,10 @@ def test_a_score_that_does_not_depend_on_the_layer(
 ) -> None:
     model: Detour = seeded(lambda: Detour(how)).requires_grad_(not frozen)
     inputs = images(dtype=torch.float32)
-    with unchanged(model, inputs), pytest.raises(ValueError, match=r"layer.*does not depend on what 'layer' \(ReLU\)"):
+    with (
+        unchanged(model, inputs),
+        pytest.raises(ValueError, match=r"layer.*does not depend on the tensor of 'layer' \(ReLU\)"),
+    ):
         build(model, model.layer).attribute(inputs, target=1, **noise)
 
 

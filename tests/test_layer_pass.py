@@ -239,7 +239,7 @@ def test_a_model_that_goes_by_its_training_mode(training: bool, mode: Callable[[
             wanted = one(LayerGradCamPlusPlus(plain, plain.layer).attribute(inputs, target=TARGETS))
             assert torch.equal(one(method.attribute(inputs, target=TARGETS)), wanted)
         else:
-            with pytest.raises(ValueError, match="does not depend on what 'layer'"):
+            with pytest.raises(ValueError, match="does not depend on the tensor of 'layer'"):
                 method.attribute(inputs, target=TARGETS)
         assert torch.is_grad_enabled() == before
     assert hooks_on(model) == 0
@@ -254,7 +254,7 @@ def test_a_model_that_records_nothing(decorator: Callable[[], Any]) -> None:
 
     plain = cut_model()
     model = Unrecorded(plain.below, plain.layer, plain.above)
-    with pytest.raises(ValueError, match="does not depend on what 'layer'"):
+    with pytest.raises(ValueError, match="does not depend on the tensor of 'layer'"):
         LayerGradCamPlusPlus(model, model.layer).attribute(cut_inputs(), target=1)
     assert hooks_on(model) == 0
 

@@ -847,7 +847,7 @@ def test_what_is_written_without_recording_is_cut_off(layer: str, frozen: bool) 
             return scores
 
     model: Backbone = seeded(Backbone).double().requires_grad_(not frozen)
-    with pytest.raises(ValueError, match=f"does not depend on what '{layer}'"):
+    with pytest.raises(ValueError, match=f"does not depend on the tensor of '{layer}'"):
         LayerGradCamPlusPlus(model, layer).attribute(images(), 1, attribute_to_layer_input=layer == "relu")
 
 

@@ -122,7 +122,7 @@ def test_a_graph_that_goes_through_a_pass_says_what_is_missing() -> None:
     cut, kept = cut_model(), list[Tensor]()
     cut.below.register_forward_hook(lambda _module, _args, output: kept.append(output))
     LayerGradCamPlusPlus(cut, "layer").attribute(cut_inputs(), TARGETS)
-    with pytest.raises(RuntimeError, match="captum_sgcampp has run, for which it kept nothing below the layers"):
+    with pytest.raises(RuntimeError, match="run by captum_sgcampp, which kept nothing below the layers"):
         torch.autograd.grad(kept[0].sum(), list(cut.below.parameters()))
 
 

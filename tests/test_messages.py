@@ -79,7 +79,9 @@ class NoRows(nn.Module):
 @pytest.mark.parametrize(
     ("layer", "read", "error", "words"),
     [
-        pytest.param(Mean(), lambda mean, maps: mean * maps, ValueError, "gives (), where (N, C, *spatial)", id="0-d"),
+        pytest.param(
+            Mean(), lambda mean, maps: mean * maps, ValueError, "has shape (), where (N, C, *spatial)", id="0-d"
+        ),
         pytest.param(Nothing(), lambda _, maps: maps, TypeError, "an empty tuple", id="empty tuple"),
         pytest.param(
             NoRows(),
