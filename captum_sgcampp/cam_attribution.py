@@ -170,14 +170,14 @@ def as_examples(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def require_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Raises a ValueError if a parameter is not one of its choices."""
     if value not in choices:
-        raise ValueError(f"{name}: must be one of {', '.join(map(repr, choices))}, and is {value!r}.")
+        raise ValueError(f"{name}: must be one of {', '.join(map(repr, choices))}, but is {value!r}.")
 
 
 def _as_list(targets: Iterable[TargetType]) -> list[TargetType]:
     try:
         as_list = list(targets)
     except TypeError as error:
-        raise TypeError(f"targets: must be a list of targets, and is {targets!r}.") from error
+        raise TypeError(f"targets: must be a list of targets, but is {targets!r}.") from error
     if not as_list:
         raise ValueError("targets: is empty; give at least one target.")
     return as_list

@@ -261,7 +261,7 @@ def _choose_targets(output: Tensor, targets: Sequence[int] | None, top_k: int) -
     n_classes = output.shape[1]
     if targets is None:
         if not 1 <= top_k <= n_classes:
-            raise ValueError(f"top_k: must be from 1 to the {n_classes} classes, and is {top_k}.")
+            raise ValueError(f"top_k: must be from 1 to the {n_classes} classes, but is {top_k}.")
         return output[0].argsort(descending=True)[:top_k].tolist()
     if not targets or len(set(targets)) < len(targets):
         raise ValueError(f"targets: must be one or several different classes, and are {list(targets)}.")

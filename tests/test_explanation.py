@@ -134,11 +134,11 @@ def test_photographs_of_other_kinds(kind: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"methods": ["CAM"]}, "methods: must be one of 'Grad-CAM', .* and is 'CAM'"),
+        ({"methods": ["CAM"]}, "methods: must be one of 'Grad-CAM', .* but is 'CAM'"),
         ({"methods": []}, "methods: is empty"),
         ({"targets": []}, "targets: must be one or several different classes"),
         ({"targets": [1, 1]}, "targets: must be one or several different classes"),
-        ({"top_k": 7}, "top_k: must be from 1 to the 6 classes, and is 7"),
+        ({"top_k": 7}, "top_k: must be from 1 to the 6 classes, but is 7"),
         ({"layers": []}, "layers: must be one or several different layers"),
         ({"inputs": torch.rand(2, 3, 6, 6)}, r"inputs: must be one example, .* \(2, 3, 6, 6\)"),
         ({"photograph": np.full((2, 2, 3), 300.0)}, "photograph: must be .* range 300.0 to 300.0"),

@@ -151,7 +151,7 @@ def _at_least(minimum: int) -> Callable[[str], int]:
     def integer(text: str) -> int:
         number = int(text)
         if number < minimum:
-            raise argparse.ArgumentTypeError(f"must be at least {minimum}, and is {text}")
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}, but is {text}")
         return number
 
     return integer
@@ -160,7 +160,7 @@ def _at_least(minimum: int) -> Callable[[str], int]:
 def _deviation(text: str) -> float:
     number = float(text)
     if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be finite and not negative, and is {text}")
+        raise argparse.ArgumentTypeError(f"must be finite and not negative, but is {text}")
     return number
 
 
@@ -168,7 +168,7 @@ def _coordinate(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be ROW,COLUMN, and is {text}") from error
+        raise argparse.ArgumentTypeError(f"must be ROW,COLUMN, but is {text}") from error
 
 
 def _device(name: str | None) -> torch.device:
