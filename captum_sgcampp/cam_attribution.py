@@ -139,7 +139,7 @@ class CamAttribution(LayerAttribution, GradientAttribution):
         averaging = Averaging(probe, view, self.derivatives, noise, grad_kwargs or {}, show_progress)
         with torch.inference_mode(False), torch.set_grad_enabled(keep_graph):
             targets = list(map(_for_autograd, targets))
-            forward_args = tuple(map(_for_autograd, _format_additional_forward_args(additional_forward_args) or ()))
+            forward_args = as_forward_args(additional_forward_args)
             attributions = []
             for statistics in averaging.run(inputs, forward_args, lambda _output: targets).statistics:
                 maps: dict[Module, tuple[Tensor, ...]] = dict.fromkeys(layers, ())
@@ -165,6 +165,11 @@ def as_examples(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     if tensors[0].dim() and not len(tensors[0]):
         raise ValueError(f"inputs: there are no examples in a shape of {tuple(tensors[0].shape)}; give at least one.")
     return tensors
+
+
+def as_forward_args(additional_forward_args: object) -> tuple[Any, ...]:
+    """Formats the further arguments of the model as a tuple, as Captum does, ready for autograd."""
+    return tuple(map(_for_autograd, _format_additional_forward_args(additional_forward_args) or ()))
 
 
 def require_choice(name: str, value: object, choices: Collection[str]) -> None:

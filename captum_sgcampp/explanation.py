@@ -13,9 +13,8 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from captum_sgcampp import formulas, picture, user_warnings
-from captum_sgcampp._captum import _format_additional_forward_args
 from captum_sgcampp.averaging import Averaging, LayerStatistics
-from captum_sgcampp.cam_attribution import as_examples, require_choice
+from captum_sgcampp.cam_attribution import as_examples, as_forward_args, require_choice
 from captum_sgcampp.formulas import ALPHAS
 from captum_sgcampp.layer_pass import LayerProbe
 from captum_sgcampp.layer_view import LayerView
@@ -202,7 +201,7 @@ def explain(
         with_clean_derivatives=not all(map(_is_smooth, methods)),
     )
     with torch.inference_mode(False), torch.no_grad():
-        forward_args = _format_additional_forward_args(additional_forward_args) or ()
+        forward_args = as_forward_args(additional_forward_args)
         choose = partial(_choose_targets, targets=None if targets is None else list(targets), top_k=top_k)
         averages = averaging.run((inputs,), forward_args, choose)
         maps: dict[tuple[str, str, int], Tensor] = {}

@@ -152,6 +152,26 @@ def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) ->
         explain(rgb_model(), **call)
 
 
+def test_tensors_made_in_inference_mode() -> None:
+    plain, model = rgb_model(), rgb_model()
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, image: Tensor, factor: Tensor) -> Tensor:
+            scores: Tensor = self.model(image) * factor
+            return scores
+
+    with torch.inference_mode():
+        inputs, factor = rgb_input(), torch.full((1, 1), 2.0)
+        actual = explain(Scaled(), inputs, "model.1", [0], factor, n_samples=2, generator=generator())
+    wanted = explain(plain, rgb_input(), "1", [0], n_samples=2, generator=generator())
+    torch.testing.assert_close(actual.maps["Grad-CAM", "model.1", 0], 2 * wanted.maps["Grad-CAM", "1", 0])
+    assert not actual.scores.is_inference()
+
+
 def test_a_layer_given_twice_counts_once() -> None:
     model = rgb_model()
     assert {layer for _, layer, _ in explain(model, rgb_input(), ["1", model[1]], n_samples=1).maps} == {"1"}
