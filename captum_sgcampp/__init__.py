@@ -1,4 +1,4 @@
-"""Grad-CAM++ and Smooth Grad-CAM++ for PyTorch, as Captum layer attributions."""
+"""Grad-CAM++, Smooth Grad-CAM++ and Smooth Layer-CAM for PyTorch, as Captum layer attributions."""
 
 from captum_sgcampp.explanation import Explanation, explain
 from captum_sgcampp.layer_grad_cam_plus_plus import LayerGradCamPlusPlus

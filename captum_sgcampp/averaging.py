@@ -71,8 +71,8 @@ class Averaging:
 
     probe: LayerProbe
     view: LayerView
-    source: str = "powers"
-    noise: Noise = field(default_factory=Noise)
+    source: str
+    noise: Noise
     grad_kwargs: dict[str, Any] = field(default_factory=dict)
     show_progress: bool = False
     with_clean_derivatives: bool = False
@@ -103,8 +103,8 @@ class Averaging:
         # The pass without noise is a pass of its own, although one less would be faster: then A is right in models that
         # mix examples too, and its shapes show whether several copies may share a pass.
         generator = self.noise.source(inputs) if self.noise.n_samples else None  # before the model may draw numbers
-        take = partial(self._clean_pass, choose_targets=choose_targets)
-        clean = self.probe.run(inputs, forward_args, take, with_activations=True)
+        take_clean = partial(self._clean_pass, choose_targets=choose_targets)
+        clean = self.probe.run(inputs, forward_args, take_clean, with_activations=True)
         sums = [[_RunningSum() for _ in clean.tensors] for _ in clean.targets]
         if generator is None:
             _add(sums, clean.derivatives)
@@ -112,9 +112,9 @@ class Averaging:
             at_once = clean.copies_at_once(self.noise, inputs, forward_args)
             with self._progress(clean.targets, clean.tensors) as bar:
                 for n_samples, noisy_inputs in self.noise.chunks(inputs, at_once, generator):
-                    take_noisy = partial(self._noisy_pass, clean=clean, n_samples=n_samples, on_progress=bar.update)
+                    take = partial(self._derivatives, clean=clean, n_samples=n_samples, on_progress=bar.update)
                     args = _repeated(forward_args, n_samples)
-                    _add(sums, self.probe.run(noisy_inputs, args, take_noisy))
+                    _add(sums, self.probe.run(noisy_inputs, args, take))
         statistics = [
             [
                 LayerStatistics(
@@ -152,12 +152,12 @@ class Averaging:
         # A progress bar for the noise samples follows where there are any.
         bar_of_pass = NullProgress() if self.noise.n_samples else self._progress(targets, tensors)
         with bar_of_pass as bar:
-            return replace(clean, derivatives=self._noisy_pass(layer_pass, clean, 1, bar.update))
+            return replace(clean, derivatives=self._derivatives(layer_pass, clean, 1, bar.update))
 
-    def _noisy_pass(
+    def _derivatives(
         self, layer_pass: LayerPass, clean: CleanPass, n_samples: int, on_progress: OnProgress
     ) -> list[list[PassDerivatives]]:
-        """Takes the derivatives at each tensor for each target from a pass of several noise samples."""
+        """Takes the derivatives at each tensor for each target from a pass of one or several noise samples."""
         source = DerivativeSource(self.source, self.view, self.grad_kwargs, on_progress)
         activations = [tensor.activations for tensor in clean.tensors]
         derivatives = []

@@ -66,7 +66,7 @@ class CleanPass:
         if noise.batch_size is not None and min(noise.batch_size, noise.n_samples) > 1:
             raise ValueError(
                 f"n_samples_batch_size: must be 1 or None, but is {noise.batch_size}: there are {self.n_scores} "
-                f"score(s), and the first dimension of {' and '.join(others)} is another number, so rows are not "
-                "examples, and noisy copies that share a pass could not be told apart."
+                f"score(s), but another first dimension in {' and '.join(others)}, so rows are not examples, and noisy "
+                "copies that share a pass could not be told apart."
             )
         return 1

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,18 +13,38 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from captum_sgcampp import formulas, picture, user_warnings
-from captum_sgcampp.averaging import Averaging, LayerStatistics
+from captum_sgcampp.averaging import Averaging
 from captum_sgcampp.cam_attribution import as_examples, as_forward_args, require_choice
-from captum_sgcampp.formulas import ALPHAS
+from captum_sgcampp.formulas import ALPHAS, Derivatives
 from captum_sgcampp.layer_pass import LayerProbe
 from captum_sgcampp.layer_view import LayerView
-from captum_sgcampp.layers import find_layer
+from captum_sgcampp.layers import dotted_name, find_layer
 from captum_sgcampp.noise import Noise
 from captum_sgcampp.picture import Box, Panel, Row
 from captum_sgcampp.selection import Selection
 from captum_sgcampp.sources import SOURCES
 
-METHODS = ("Grad-CAM", "Grad-CAM++", "Smooth Grad-CAM++", "Smooth Layer-CAM")
+
+class _Method(NamedTuple):
+    """A method that :func:`explain` knows."""
+
+    smooth: bool
+    """Whether its derivatives are those averaged over the noise samples, or those at the input."""
+    weights: Callable[[str, Tensor, Derivatives], Tensor]
+    """Computes its weights from the form of alpha, the activations and the derivatives."""
+
+
+def _plus_plus(alpha: str, activations: Tensor, derivatives: Derivatives) -> Tensor:
+    return formulas.grad_cam_pp_weights(ALPHAS[alpha](derivatives, activations), derivatives)
+
+
+_METHODS = {
+    "Grad-CAM": _Method(False, lambda _alpha, _activations, found: formulas.grad_cam_weights(found)),
+    "Grad-CAM++": _Method(False, _plus_plus),
+    "Smooth Grad-CAM++": _Method(True, _plus_plus),
+    "Smooth Layer-CAM": _Method(True, lambda _alpha, _activations, found: formulas.layer_cam_weights(found)),
+}
+METHODS = tuple(_METHODS)
 """The methods that :func:`explain` knows."""
 
 
@@ -36,12 +56,12 @@ class Explanation:
         scores: The model's output without noise, (classes,).
         maps: The maps by method, layer (its name, or its type if it is not a module of the model) and target: each
             (1, 1, \*spatial), or (1, len(filters), \*spatial), rectified and not normalized.
-        photograph: What the picture shows beside and below the maps, (H, W, 3) in [0, 1]; None if the
-            input is not an image and none was given.
-        title: What stands above the photograph.
-        settings: What stands above the whole picture.
+        photograph: The photograph of the picture, (H, W, 3) in [0, 1]; None if the input is not an image and none was
+            given.
+        title: The title of the photograph.
+        settings: The title of the picture: model, layers and noise.
         class_names: The names of the classes, if known.
-        selection: The filters and neurons that are shown.
+        selection: The selected filters and neurons.
     """
 
     scores: Tensor
@@ -73,8 +93,9 @@ class Explanation:
             ValueError: There is no photograph; or a map does not have two spatial dimensions, or is not finite.
         """
         if self.photograph is None:
-            raise ValueError("photograph: a picture needs one, as the input is not an image; give it to explain.")
+            raise ValueError("photograph: a picture needs one, because the input is not an image; give one to explain.")
         rows: dict[tuple[str, int], list[Panel]] = {}
+        probabilities, outlines = self.probabilities, self._outlines()
         n_layers = len({layer for _, layer, _ in self.maps})
         for (method, layer, target), attribution in self.maps.items():
             if attribution.dim() != 4:
@@ -84,11 +105,11 @@ class Explanation:
                 )
             if not attribution.isfinite().all():
                 raise ValueError(f"layer: the {method} map of {layer} is not finite.")
-            name = f"{self.class_name(target)}, {float(self.probabilities[target]):.1%}"
+            name = f"{self.class_name(target)}, {float(probabilities[target]):.1%}"
             where = f"{name}\n{layer}" if n_layers > 1 else name
             filters = [f"{method}, filter {index}" for index in self.selection.filters or ()] or [method]
             rows.setdefault((layer, target), []).extend(
-                Panel(f"{of_filter}\n{where}", channel, self._outlines())
+                Panel(f"{of_filter}\n{where}", channel, outlines)
                 for of_filter, channel in zip(filters, torch.split(attribution, 1, dim=1), strict=True)
             )
         return picture.draw([Row(self.photograph, self.title, panels) for panels in rows.values()], self.settings)
@@ -152,7 +173,7 @@ def explain(
         region: As in :meth:`LayerGradCamPlusPlus.attribute`. Default: False
         photograph: What the picture shows, framed as the model sees it, in any resolution: a PIL image or an array, (H,
             W, 3) or (H, W), of 8-bit integers or of floats in [0, 1]. Default: None, the input itself, scaled to [0, 1]
-        title: What stands above the photograph. Default: nothing
+        title: The title of the photograph. Default: none
         class_names: The names of the classes. Default: None, numbers
         model_name: The model's name in the picture. Default: None, the name of its type
         show_progress: Show a progress bar over the noise samples. Default: False
@@ -161,9 +182,9 @@ def explain(
         The explanation.
 
     Raises:
-        TypeError: The model does not return one row of scores; beyond that, what :class:`LayerSmoothGradCAMpp` raises.
-        ValueError: A method is unknown, `inputs` is not one example, or `targets`, `methods` or `layers` is empty;
-            beyond that, what :class:`LayerSmoothGradCAMpp` raises.
+        ValueError: `inputs` is not one example, or the model does not return one row of scores; `methods`, `layers` or
+            `targets` is empty, repeats one or has an unknown one; `photograph` is not an image; or a layer has several
+            tensors. Beyond that, whatever :meth:`LayerSmoothGradCAMpp.attribute` raises.
 
     Example::
 
@@ -181,13 +202,14 @@ def explain(
         require_choice("methods", method, METHODS)
     require_choice("alpha", alpha, ALPHAS)
     require_choice("derivatives", derivatives, SOURCES)
-    if not methods:
-        raise ValueError(f"methods: is empty; give some of {', '.join(METHODS)}.")
+    if not methods or len(set(methods)) < len(methods):
+        raise ValueError(f"methods: must be one or several different methods, but are {list(methods)}.")
     (inputs,) = as_examples((inputs,))
     if len(inputs) != 1:
-        raise ValueError(f"inputs: must be one example, (1, ...), and have the shape {tuple(inputs.shape)}.")
+        raise ValueError(f"inputs: must be one example, (1, ...), but have the shape {tuple(inputs.shape)}.")
     names = _names_of(model, layers)
-    noise = Noise(n_samples if any(map(_is_smooth, methods)) else 0, stdevs, n_samples_batch_size, generator)
+    smooth = [_METHODS[method].smooth for method in methods]
+    noise = Noise(n_samples if any(smooth) else 0, stdevs, n_samples_batch_size, generator)
     noise.check((inputs,))
     user_warnings.warn(user_warnings.training_mode(model))
     selection = Selection(filters, subset, region)
@@ -198,7 +220,7 @@ def explain(
         derivatives,
         noise,
         show_progress=show_progress,
-        with_clean_derivatives=not all(map(_is_smooth, methods)),
+        with_clean_derivatives=not all(smooth),
     )
     with torch.inference_mode(False), torch.no_grad():
         forward_args = as_forward_args(additional_forward_args)
@@ -208,14 +230,14 @@ def explain(
         for target, at_layers in zip(averages.targets, averages.statistics, strict=True):
             assert isinstance(target, int)
             for statistics in at_layers:
+                layer, activations = names[statistics.layer], statistics.activations
                 for method in methods:
-                    weights = _weights(method, alpha, statistics)
-                    key = (method, names[statistics.layer], target)
-                    if key in maps:
-                        raise ValueError(
-                            f"layers: {names[statistics.layer]} has several tensors; choose a layer within it."
-                        )
-                    maps[key] = view.attribution(weights, statistics.activations, sum_channels=None)
+                    if (method, layer, target) in maps:
+                        raise ValueError(f"layers: {layer} has several tensors; choose a layer within it.")
+                    found = statistics.averaged if _METHODS[method].smooth else statistics.clean
+                    assert found is not None, "they are taken where a method needs them"
+                    weights = _METHODS[method].weights(alpha, activations, found)
+                    maps[method, layer, target] = view.attribution(weights, activations)
     settings = f"{model_name or type(model).__name__}, layer {', '.join(names.values())}"
     if noise.n_samples:
         settings += f"; noise: n = {n_samples}, $\\sigma$ = {stdevs:g}"
@@ -223,38 +245,21 @@ def explain(
     return Explanation(averages.output[0], maps, shown, title, settings, class_names, selection)
 
 
-def _is_smooth(method: str) -> bool:
-    return method.startswith("Smooth")
-
-
-def _weights(method: str, alpha: str, statistics: LayerStatistics) -> Tensor:
-    """The weights of a method, from the averaged derivatives if it is smooth and from those of the input if not."""
-    derivatives = statistics.averaged if _is_smooth(method) else statistics.clean
-    assert derivatives is not None, "they are taken where a method needs them"
-    if method == "Grad-CAM":
-        return formulas.grad_cam_weights(derivatives)
-    if method == "Smooth Layer-CAM":
-        return formulas.layer_cam_weights(derivatives)
-    return formulas.grad_cam_pp_weights(ALPHAS[alpha](derivatives, statistics.activations), derivatives)
-
-
 def _names_of(model: Callable[..., Tensor], layers: Module | str | Sequence[Module | str]) -> dict[Module, str]:
     """The layers, each with the name that it has in the explanation."""
     names: dict[Module, str] = {}
     for layer in [layers] if isinstance(layers, (Module, str)) else layers:
         module = find_layer(model, layer)
-        known = model.named_modules() if isinstance(model, Module) else ()
-        name = next((name for name, one in known if one is module and name), type(module).__name__)
-        names[module] = layer if isinstance(layer, str) else name
+        names[module] = layer if isinstance(layer, str) else dotted_name(model, layer) or type(layer).__name__
     if not names or len(set(names.values())) < len(names):
-        raise ValueError(f"layers: must be one or several different layers, and are {list(names.values())}.")
+        raise ValueError(f"layers: must be one or several different layers, but are {list(names.values())}.")
     return names
 
 
 def _choose_targets(output: Tensor, targets: Sequence[int] | None, top_k: int) -> list[int]:
     if output.dim() != 2 or len(output) != 1:
         raise ValueError(
-            f"model: must return one row of scores, (1, classes), and returned {tuple(output.shape)}. Wrap it in a "
+            f"model: must return one row of scores, (1, classes), but returned {tuple(output.shape)}. Wrap it in a "
             "function that does."
         )
     n_classes = output.shape[1]
@@ -263,12 +268,12 @@ def _choose_targets(output: Tensor, targets: Sequence[int] | None, top_k: int) -
             raise ValueError(f"top_k: must be from 1 to the {n_classes} classes, but is {top_k}.")
         return output[0].argsort(descending=True)[:top_k].tolist()
     if not targets or len(set(targets)) < len(targets):
-        raise ValueError(f"targets: must be one or several different classes, and are {list(targets)}.")
+        raise ValueError(f"targets: must be one or several different classes, but are {list(targets)}.")
     return list(targets)
 
 
 def _photograph(inputs: Tensor, photograph: Any) -> npt.NDArray[np.float32] | None:
-    """What the picture shows, (H, W, 3) in [0, 1]; None for an input that is not an image where nothing is given."""
+    """What the picture shows, (H, W, 3) in [0, 1]; None if nothing is given and the input is not an image."""
     if photograph is None:
         image = inputs[0].detach().float().cpu()
         if image.dim() != 3 or len(image) not in {1, 3}:
@@ -283,7 +288,7 @@ def _photograph(inputs: Tensor, photograph: Any) -> npt.NDArray[np.float32] | No
         pixels = pixels[:, :, None]
     if pixels.ndim != 3 or pixels.shape[2] not in {1, 3} or not (pixels.min() >= 0 and pixels.max() <= 1):
         raise ValueError(
-            f"photograph: must be (H, W, 3) or (H, W), of 8-bit integers or of floats in [0, 1], and has the shape "
+            "photograph: must be (H, W, 3) or (H, W), of 8-bit integers or of floats in [0, 1], but has the shape "
             f"{pixels.shape} and the range {pixels.min()} to {pixels.max()}."
         )
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.float32)

@@ -1,7 +1,7 @@
 """How a layer's tensor is seen: as a map, (N, C, *spatial), of the selected filters and neurons."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ class LayerView:
         reshape_transform: Turns the layer's tensor into (N, C, *spatial), where it has another shape.
     """
 
-    selection: Selection = field(default_factory=Selection)
+    selection: Selection
     reshape_transform: Callable[[Tensor], Tensor] | None = None
 
     def activations(self, tensor: Tensor, layer: str) -> Tensor:

@@ -113,11 +113,17 @@ def find_layer(forward_func: Callable[..., Any], layer: Module | str) -> Module:
     raise ValueError(f"layer: there is no {layer!r}; the closest: {', '.join(closest(layer, names)) or 'none'}.")
 
 
-def layer_name(forward_func: Callable[..., Any], layer: Module) -> str:
-    """Describes a layer in messages: its dotted name if `forward_func` is a module, and its type."""
+def dotted_name(forward_func: Callable[..., Any], layer: Module) -> str | None:
+    """The dotted name of a layer in the model, or in the model that it wraps; None if the layer is not in it."""
     wrappers = _unwrap(forward_func) if isinstance(forward_func, Module) else []
     names = [name for wrapper in wrappers for name, module in wrapper.named_modules() if module is layer and name]
-    return f"'{names[-1]}' ({type(layer).__name__})" if names else f"({type(layer).__name__})"
+    return names[-1] if names else None
+
+
+def layer_name(forward_func: Callable[..., Any], layer: Module) -> str:
+    """Describes a layer in messages: its dotted name if it is in the model, and its type."""
+    name = dotted_name(forward_func, layer)
+    return f"({type(layer).__name__})" if name is None else f"'{name}' ({type(layer).__name__})"
 
 
 def closest(name: str, known: Collection[str]) -> list[str]:

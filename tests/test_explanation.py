@@ -135,7 +135,8 @@ def test_photographs_of_other_kinds(kind: str) -> None:
     ("arguments", "message"),
     [
         ({"methods": ["CAM"]}, "methods: must be one of 'Grad-CAM', .* but is 'CAM'"),
-        ({"methods": []}, "methods: is empty"),
+        ({"methods": []}, "methods: must be one or several different methods"),
+        ({"methods": ["Grad-CAM", "Grad-CAM"]}, "methods: must be one or several different methods"),
         ({"targets": []}, "targets: must be one or several different classes"),
         ({"targets": [1, 1]}, "targets: must be one or several different classes"),
         ({"top_k": 7}, "top_k: must be from 1 to the 6 classes, but is 7"),

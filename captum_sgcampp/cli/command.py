@@ -20,8 +20,9 @@ from captum_sgcampp.formulas import ALPHAS
 from captum_sgcampp.layers import LayerInfo
 
 EXAMPLE = "chelsea"
-"""The photograph that is explained where none is given: scikit-image ships it."""
+"""The photograph that is explained if none is given; it comes with scikit-image."""
 N_PRINTED = 5
+"""The number of most probable classes that are printed."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -68,8 +69,8 @@ def _run(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="captum-sgcampp",
-        description="Explain a network's predictions for photographs: the maps of several methods side by side,"
-        " in one PNG for each photograph.",
+        description="Explain a network's predictions for photographs: the maps of several methods side by "
+        "side, in one PNG for each photograph.",
     )
     parser.add_argument("images", nargs="*", metavar="IMAGE", type=Path, help=f"photographs; default: {EXAMPLE}")
     parser.add_argument(
@@ -240,7 +241,7 @@ def _explain(
 
 
 def _methods(options: argparse.Namespace) -> list[str]:
-    """The methods to show side by side; by default all, or a single one where each has a panel for each filter."""
+    """The methods to show side by side; by default all, or with filters only one, which then has a panel for each."""
     chosen = options.methods or ([_flag("Smooth Grad-CAM++")] if options.filters else list(map(_flag, METHODS)))
     return [method for method in METHODS if _flag(method) in chosen]
 
@@ -251,7 +252,7 @@ def _flag(method: str) -> str:
 
 
 def _ranking(explanation: Explanation) -> list[str]:
-    """The most probable classes, one a line."""
+    """The most probable classes, one per line."""
     probabilities = explanation.probabilities
     ranking = probabilities.argsort(descending=True)[:N_PRINTED].tolist()
     return [f"{probabilities[index]:7.1%}  {explanation.class_name(index)} ({index})" for index in ranking]
