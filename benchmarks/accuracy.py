@@ -6,7 +6,7 @@ prints the table that the README shows, the largest error of each implementation
 maps correlate with the oracle's. It needs torchcam and grad-cam beside the extra `demo`.
 
 The network is EfficientNet-Lite0, pretrained on ImageNet; the photographs are scikit-image's; each is explained for the
-class that the network says it is, in float32, at one layer of each of three kinds:
+class that the network predicts, in float32, at one layer of each of three kinds:
 
 - the last feature map, which is rectified; everything above it is affine, so that the gradients of a channel are equal,
   with and without noise, and a mistake in the sum over positions does not show;
@@ -16,7 +16,7 @@ class that the network says it is, in float32, at one layer of each of three kin
 Each at logits multiplied by 1, by 1e-3 and by 1e-6. The oracle has the same scale: eq. (5) depends on it.
 
 The oracle is eq. (5), (8) and (2) of the paper in float64, on the gradients of the network in float64, at the very
-inputs that the implementation gave to its network. All are judged on eq. (5) as it stands. This package's default,
+inputs that the implementation gave to its network. All are judged on eq. (5) as printed. This package's default,
 "bounded", is judged where it is the same, at rectified layers without noise.
 
 Maps are compared at the layer's own resolution, before an implementation rescales them, and up to scale and offset:
@@ -79,7 +79,7 @@ class Scaled(nn.Module):
 
 
 class Case(NamedTuple):
-    """What is to be explained."""
+    """A photograph, and the network and layer to explain it with."""
 
     model: nn.Module
     exact: nn.Module
@@ -267,7 +267,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare implementations with a float64 oracle.")
     parser.add_argument("--correlation", action="store_true", help="print correlations instead of the largest errors")
     measure = correlation if parser.parse_args().correlation else largest_error
-    warnings.filterwarnings("ignore", "n_samples: smoothing changes nothing")  # at the last map, as said above
+    warnings.filterwarnings("ignore", "n_samples: smoothing changes nothing")  # at the last map, see above
 
     rows: dict[Implementation, dict[Column, list[float]]] = {one: {} for one in IMPLEMENTATIONS}
     for column, case in tqdm(list(cases())):
