@@ -1,11 +1,16 @@
 """Grad-CAM++, Smooth Grad-CAM++ and Smooth Layer-CAM for PyTorch, as Captum layer attributions."""
 
-from captum_sgcampp.explanation import Explanation, explain
-from captum_sgcampp.layer_grad_cam_plus_plus import LayerGradCamPlusPlus
-from captum_sgcampp.layer_smooth_grad_cam_pp import LayerSmoothGradCAMpp
-from captum_sgcampp.layer_smooth_layer_cam import LayerSmoothLayerCAM
-from captum_sgcampp.layers import LayerInfo, list_layers
-from captum_sgcampp.reshape import channels_last_to_map, tokens_to_map
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from captum_sgcampp import picture
+    from captum_sgcampp.explanation import Explanation, explain
+    from captum_sgcampp.layer_grad_cam_plus_plus import LayerGradCamPlusPlus
+    from captum_sgcampp.layer_smooth_grad_cam_pp import LayerSmoothGradCAMpp
+    from captum_sgcampp.layer_smooth_layer_cam import LayerSmoothLayerCAM
+    from captum_sgcampp.layers import LayerInfo, list_layers
+    from captum_sgcampp.reshape import channels_last_to_map, tokens_to_map
 
 __version__ = "0.1.0"
 
@@ -19,5 +24,34 @@ __all__ = [
     "channels_last_to_map",
     "explain",
     "list_layers",
+    "picture",
     "tokens_to_map",
 ]
+
+# Imported on first use, so that the command can print its help without waiting for torch.
+_HOMES = {
+    "Explanation": "explanation",
+    "LayerGradCamPlusPlus": "layer_grad_cam_plus_plus",
+    "LayerInfo": "layers",
+    "LayerSmoothGradCAMpp": "layer_smooth_grad_cam_pp",
+    "LayerSmoothLayerCAM": "layer_smooth_layer_cam",
+    "channels_last_to_map": "reshape",
+    "explain": "explanation",
+    "list_layers": "layers",
+    "tokens_to_map": "reshape",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for."""
+    if name == "picture":
+        return import_module(f"{__name__}.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Lists also what has not been imported yet."""
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,6 @@
 """From a model and an input to an explanation: probabilities, and the map of each method, layer and target."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from captum_sgcampp.layer_pass import LayerProbe
 from captum_sgcampp.layer_view import LayerView
 from captum_sgcampp.layers import dotted_name, find_layer
 from captum_sgcampp.noise import Noise
+from captum_sgcampp.photograph import pixels
 from captum_sgcampp.picture import Box, Panel, Row
 from captum_sgcampp.selection import Selection
 from captum_sgcampp.sources import SOURCES
@@ -46,6 +47,12 @@ _METHODS = {
 }
 METHODS = tuple(_METHODS)
 """The methods that :func:`explain` knows."""
+
+SCALES = {
+    "each": picture.SCALED_BY_ITSELF,
+    "shared": "fraction of the maximum of\nall maps of the method",
+}
+"""The scales of a picture, in words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +93,20 @@ class Explanation:
         """The name of a class, or its number if names are not known."""
         return f"class {target}" if self.class_names is None else self.class_names[target]
 
-    def picture(self) -> Figure:
+    def picture(self, scale: str | None = None) -> Figure:
         """Draws the photograph and the maps: a row for each layer and target, a column for each method and filter.
 
+        Args:
+            scale: "each" scales each map by its own maximum; "shared" scales all maps of one method at one layer by
+                their largest value, so that classes and filters can be compared. Maps of different methods or layers
+                have different units and are never compared. Default: None, "shared" for several targets
+
         Raises:
-            ValueError: There is no photograph; or a map does not have two spatial dimensions, or is not finite.
+            ValueError: There is no photograph; a map does not have two spatial dimensions, or is not finite; or `scale`
+                is unknown.
         """
+        scale = scale or ("shared" if len(self.targets) > 1 else "each")
+        require_choice("scale", scale, SCALES)
         if self.photograph is None:
             raise ValueError("photograph: a picture needs one, because the input is not an image; give one to explain.")
         rows: dict[tuple[str, int], list[Panel]] = {}
@@ -108,11 +123,17 @@ class Explanation:
             name = f"{self.class_name(target)}, {float(probabilities[target]):.1%}"
             where = f"{name}\n{layer}" if n_layers > 1 else name
             filters = [f"{method}, filter {index}" for index in self.selection.filters or ()] or [method]
+            maximum = self._maximum(method, layer) if scale == "shared" else None
             rows.setdefault((layer, target), []).extend(
-                Panel(f"{of_filter}\n{where}", channel, outlines)
+                Panel(f"{of_filter}\n{where}", channel, outlines, maximum)
                 for of_filter, channel in zip(filters, torch.split(attribution, 1, dim=1), strict=True)
             )
-        return picture.draw([Row(self.photograph, self.title, panels) for panels in rows.values()], self.settings)
+        drawn = [Row(self.photograph, self.title, panels) for panels in rows.values()]
+        return picture.draw(drawn, self.settings, SCALES[scale])
+
+    def _maximum(self, method: str, layer: str) -> float:
+        """The largest value of all maps of a method at a layer."""
+        return max(float(found.max()) for (*key, _), found in self.maps.items() if key == [method, layer])
 
     def _outlines(self) -> list[Box]:
         """The boxes around the selected neurons."""
@@ -124,7 +145,7 @@ class Explanation:
 
 
 def explain(
-    model: Callable[..., Tensor],
+    model: Callable[..., Any],
     inputs: Tensor,
     layers: Module | str | Sequence[Module | str],
     targets: Iterable[int] | None = None,
@@ -154,7 +175,8 @@ def explain(
     passes with noise follow only if a smooth method is chosen. Nothing is printed or written.
 
     Args:
-        model: The model, or a function that calls it, which returns logits, (1, classes).
+        model: The model, or a function that calls it. It returns logits, (1, classes), or an object or mapping with
+            `logits`, as those of Hugging Face do.
         inputs: The input, (1, ...), as the model takes it.
         layers: One layer or several: modules, or dotted names in `model`.
         targets: Indices of the classes to explain. Default: None, the `top_k` most probable
@@ -172,7 +194,8 @@ def explain(
         subset: As in :meth:`LayerGradCamPlusPlus.attribute`. Default: None
         region: As in :meth:`LayerGradCamPlusPlus.attribute`. Default: False
         photograph: What the picture shows, framed as the model sees it, in any resolution: a PIL image or an array, (H,
-            W, 3) or (H, W), of 8-bit integers or of floats in [0, 1]. Default: None, the input itself, scaled to [0, 1]
+            W, 3) or (H, W), of unsigned integers or of floats in [0, 1]. Default: None, the input itself, scaled to
+            [0, 1]
         title: The title of the photograph. Default: none
         class_names: The names of the classes. Default: None, numbers
         model_name: The model's name in the picture. Default: None, the name of its type
@@ -215,7 +238,7 @@ def explain(
     selection = Selection(filters, subset, region)
     view = LayerView(selection, reshape_transform)
     averaging = Averaging(
-        LayerProbe(model, list(names)),
+        LayerProbe(model, list(names), read_scores=logits_of),
         view,
         derivatives,
         noise,
@@ -240,12 +263,12 @@ def explain(
                     maps[method, layer, target] = view.attribution(weights, activations)
     settings = f"{model_name or type(model).__name__}, layer {', '.join(names.values())}"
     if noise.n_samples:
-        settings += f"; noise: n = {n_samples}, $\\sigma$ = {stdevs:g}"
-    shown = _photograph(inputs, photograph)
+        settings += f"; noise: n = {n_samples}, \N{GREEK SMALL LETTER SIGMA} = {stdevs:g}"
+    shown = _input_as_photograph(inputs) if photograph is None else pixels(photograph)
     return Explanation(averages.output[0], maps, shown, title, settings, class_names, selection)
 
 
-def _names_of(model: Callable[..., Tensor], layers: Module | str | Sequence[Module | str]) -> dict[Module, str]:
+def _names_of(model: Callable[..., Any], layers: Module | str | Sequence[Module | str]) -> dict[Module, str]:
     """The layers, each with the name that it has in the explanation."""
     names: dict[Module, str] = {}
     for layer in [layers] if isinstance(layers, (Module, str)) else layers:
@@ -272,23 +295,15 @@ def _choose_targets(output: Tensor, targets: Sequence[int] | None, top_k: int) -
     return list(targets)
 
 
-def _photograph(inputs: Tensor, photograph: Any) -> npt.NDArray[np.float32] | None:
-    """What the picture shows, (H, W, 3) in [0, 1]; None if nothing is given and the input is not an image."""
-    if photograph is None:
-        image = inputs[0].detach().float().cpu()
-        if image.dim() != 3 or len(image) not in {1, 3}:
-            return None
-        low, high = image.min(), image.max()
-        pixels = ((image - low) / (high - low).clamp_min(torch.finfo().tiny)).permute(1, 2, 0).numpy()
-    else:
-        pixels = np.asarray(photograph)
-        if pixels.dtype == np.uint8:
-            pixels = pixels / np.float32(255)
-    if pixels.ndim == 2:
-        pixels = pixels[:, :, None]
-    if pixels.ndim != 3 or pixels.shape[2] not in {1, 3} or not (pixels.min() >= 0 and pixels.max() <= 1):
-        raise ValueError(
-            "photograph: must be (H, W, 3) or (H, W), of 8-bit integers or of floats in [0, 1], but has the shape "
-            f"{pixels.shape} and the range {pixels.min()} to {pixels.max()}."
-        )
-    return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.float32)
+def logits_of(output: Any) -> Any:
+    """The scores of a model that returns an object or a mapping with `logits`; anything else as it is."""
+    return output.get("logits", output) if isinstance(output, Mapping) else getattr(output, "logits", output)
+
+
+def _input_as_photograph(inputs: Tensor) -> npt.NDArray[np.float32] | None:
+    """The input, scaled to [0, 1], as (H, W, 3); None if it is not an image."""
+    image = inputs[0].detach().float().cpu()
+    if image.dim() != 3 or len(image) not in {1, 3}:
+        return None
+    low, high = image.min(), image.max()
+    return pixels(((image - low) / (high - low).clamp_min(torch.finfo().tiny)).permute(1, 2, 0).numpy())

@@ -131,13 +131,18 @@ class LayerCapture:
         finally:
             self._paused = False
 
-    def checked(self, forward_func: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Wraps `forward_func` with the checks that are possible only after it has run."""
+    def checked(self, forward_func: Callable[..., Any], read_scores: Callable[[Any], Any]) -> Callable[..., Tensor]:
+        """Wraps `forward_func` with the checks that are possible only after it has run.
+
+        Args:
+            forward_func: The model.
+            read_scores: Picks the scores out of what it returns.
+        """
 
         # Captum inspects the signature to find out whether the function takes arguments.
         @wraps(forward_func, assigned=(), updated=())
         def forward(*args: Any) -> Tensor:
-            output = forward_func(*args)
+            output = read_scores(forward_func(*args))
             for layer, name in self._layers.items():
                 if not self._runs[layer]:
                     if layer in self._reached_elsewhere:
@@ -148,8 +153,8 @@ class LayerCapture:
                     )
             if not isinstance(output, Tensor):
                 raise TypeError(
-                    f"forward_func: must return a tensor of scores, but returned {type(output).__name__}. "
-                    "Wrap it in a function that picks the tensor."
+                    f"forward_func: must return a tensor of scores, but returned {type(output).__name__}. Wrap it, as "
+                    "in forward_func=lambda *args: model(*args).logits; the layer must then be a module, not a name."
                 )
             return output
 

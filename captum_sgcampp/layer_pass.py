@@ -107,18 +107,21 @@ class LayerProbe:
         device_ids: For DataParallel, as in Captum's attribution methods.
         attribute_to_layer_input: Capture what the layers take, rather than what they return.
         keep_graph: Keep the whole graph, for derivatives of the attribution itself.
+        read_scores: Picks the scores out of what the model returns, if that is not a tensor.
     """
 
     def __init__(
         self,
-        forward_func: Callable[..., Tensor],
+        forward_func: Callable[..., Any],
         layers: Sequence[Module],
         *,
         device_ids: list[int] | None = None,
         attribute_to_layer_input: bool = False,
         keep_graph: bool = False,
+        read_scores: Callable[[Any], Any] = lambda output: output,
     ) -> None:
         self._forward_func = forward_func
+        self._read_scores = read_scores
         self._layers = {layer: layer_name(forward_func, layer) for layer in layers}
         self._device_ids = device_ids
         self._attribute_to_layer_input = attribute_to_layer_input
@@ -219,9 +222,9 @@ class LayerProbe:
         if self._copy_views and not self._copies_are_verified:
             devices = {tensor.device.index for tensor in inputs if tensor.is_cuda}
             with capture.paused(), torch.random.fork_rng(devices):
-                plain = _call(self._forward_func, inputs, forward_args).detach()
+                plain = self._read_scores(_call(self._forward_func, inputs, forward_args)).detach()
         try:
-            output = _call(capture.checked(self._forward_func), inputs, forward_args)
+            output: Tensor = _call(capture.checked(self._forward_func, self._read_scores), inputs, forward_args)
         except RuntimeError as error:
             layer = capture.attached_view()
             if layer and "in-place operation" in str(error):
@@ -245,12 +248,11 @@ class LayerProbe:
         ]
 
 
-def _call(forward_func: Callable[..., Tensor], inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]) -> Tensor:
+def _call(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]) -> Any:
     """Calls the model, as Captum does, with copies of the inputs, which some models write into."""
     copies = tuple(tensor.clone() for tensor in inputs)
     output: Any = _run_forward(forward_func, copies, additional_forward_args=forward_args)
-    scores: Tensor = output
-    return scores
+    return output
 
 
 def joined(pieces: Sequence[Tensor]) -> Tensor:
@@ -291,7 +293,7 @@ def _equal_up_to_rounding(output: Tensor, plain: Tensor) -> bool:
     return not size.numel() or bool(difference.max() <= 64 * torch.finfo(plain.dtype).eps * size.max())
 
 
-def _unfused(forward_func: Callable[..., Tensor]) -> AbstractContextManager[object]:
+def _unfused(forward_func: Callable[..., Any]) -> AbstractContextManager[object]:
     """Keeps frozen nn.MultiheadAttention and nn.TransformerEncoder off their fused path, in this thread only.
 
     The fused path skips inner layers and treats padded positions differently. These modules avoid it if torch's

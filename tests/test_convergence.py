@@ -14,7 +14,8 @@ from PIL import Image
 from skimage import data
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
-from captum_sgcampp.cli.classifiers import Classifier, load_classifier
+from captum_sgcampp.cli.classifier import Classifier
+from captum_sgcampp.cli.networks import load_classifier
 
 LAYERS = ["_blocks.4", "_blocks.7", "_blocks.10", "_blocks.14"]
 """Layers whose activations carry a sign."""
@@ -22,12 +23,12 @@ LAYERS = ["_blocks.4", "_blocks.7", "_blocks.10", "_blocks.14"]
 
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
-    return load_classifier("efficientnet_lite0", None, torch.device("cpu"))
+    return load_classifier("efficientnet_lite0", torch.device("cpu"))
 
 
 def explained(classifier: Classifier, photograph: str) -> tuple[Tensor, int]:
     """A photograph as the network's input, and the class that it finds."""
-    inputs = classifier.preprocess(Image.fromarray(getattr(data, photograph)()))
+    inputs = classifier.inputs(Image.fromarray(getattr(data, photograph)()))
     with torch.no_grad():
         return inputs, int(classifier.model(inputs).argmax())
 

@@ -1,6 +1,7 @@
 """`explain`: several methods, layers and classes of one input, from the same passes."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_filters_and_neurons_are_those_of_the_methods() -> None:
         inputs, 1, n_samples=25, stdevs=0.3, generator=generator(), **selection
     )
     assert torch.equal(explanation.maps["Smooth Grad-CAM++", "1", 1], wanted)
-    assert len(explanation.picture().axes) == 1 + 2
+    assert len(explanation.picture().axes) == 1 + 2 + 1  # the photograph, the maps, the color bar
 
 
 def test_the_picture_has_a_row_for_each_class_and_a_column_for_each_method(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_the_picture_has_a_row_for_each_class_and_a_column_for_each_method(tmp_p
     assert titles[0] == titles[5] == "my photo"
     assert [title.splitlines()[0] for title in titles[1:5]] == list(METHODS)
     assert all("fox, " in title for title in titles[1:5])
-    assert all("ant, " in title for title in titles[6:])
+    assert all("ant, " in title for title in titles[6:10])
     figure.savefig(tmp_path / "picture.png")
 
 
@@ -171,6 +172,51 @@ def test_tensors_made_in_inference_mode() -> None:
     wanted = explain(plain, rgb_input(), "1", [0], n_samples=2, generator=generator())
     torch.testing.assert_close(actual.maps["Grad-CAM", "model.1", 0], 2 * wanted.maps["Grad-CAM", "1", 0])
     assert not actual.scores.is_inference()
+
+
+@pytest.mark.parametrize("kind", ["object", "dict", "transformers"])
+def test_models_that_return_an_object_with_logits(kind: str) -> None:
+    model = rgb_model()
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, image: Tensor) -> Any:
+            logits = self.model(image)
+            if kind == "dict":
+                return {"loss": None, "logits": logits}
+            if kind == "transformers":
+                outputs = pytest.importorskip("transformers.modeling_outputs")
+                return outputs.ImageClassifierOutput(logits=logits)
+            return SimpleNamespace(logits=logits)
+
+    actual = explain(Wrapped(), rgb_input(), "model.1", [1], n_samples=2, generator=generator())
+    wanted = explain(model, rgb_input(), "1", [1], n_samples=2, generator=generator())
+    assert torch.equal(actual.scores, wanted.scores)
+    for method in METHODS:
+        assert torch.equal(actual.maps[method, "model.1", 1], wanted.maps[method, "1", 1])
+
+
+def test_shared_and_own_scales() -> None:
+    explanation = explain(rgb_model(), rgb_input(), "1", [0, 1], n_samples=1, methods=["Grad-CAM", "Grad-CAM++"])
+
+    def brightest(figure: Any) -> list[float]:
+        """The lightness of each map's brightest position, in the order of the panels."""
+        maps = [axes.images[0].get_array() for axes in figure.axes if axes.images and "CAM" in axes.get_title()]
+        return [float(image.sum(axis=2).max()) for image in maps]
+
+    assert brightest(explanation.picture()) == brightest(explanation.picture("shared"))
+    first_row, second_row = np.split(np.array(brightest(explanation.picture("shared"))), 2)
+    np.testing.assert_allclose(np.maximum(first_row, second_row), brightest(explanation.picture("each"))[:2], rtol=0.02)
+    assert (first_row != second_row).all()
+    assert "maximum of" in explanation.picture("shared").axes[-1].get_ylabel()
+    assert "own maximum" in explanation.picture("each").axes[-1].get_ylabel()
+    single = explain(rgb_model(), rgb_input(), "1", [0], n_samples=1).picture()
+    assert "own maximum" in single.axes[-1].get_ylabel()
+    with pytest.raises(ValueError, match="scale: must be one of 'each', 'shared', but is 'both'"):
+        explanation.picture("both")
 
 
 def test_a_layer_given_twice_counts_once() -> None:

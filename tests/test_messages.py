@@ -3,12 +3,13 @@
 import re
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from captum.attr import NoiseTunnel
-from helpers import SMOOTH, hooks_on, one
+from helpers import SMOOTH, Method, every_method, hooks_on, one, without_noise_on_purpose
 from models import CLASSES, TARGETS, cut_inputs, cut_model
 from oracle import CutModel, inputs_seen
 from torch import Tensor, nn
@@ -252,3 +253,22 @@ def test_noise_tunnel_around_grad_cam_plus_plus_gives_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tunnel.attribute(inputs, nt_samples=2, target=TARGETS)
+
+
+@every_method
+@without_noise_on_purpose
+def test_a_model_that_returns_an_object_is_told_how_to_wrap_it(build: Method) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 4 * 4, 3))
+    layer, inputs = model[0], torch.rand(1, 1, 6, 6)
+
+    def wrapped(image: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=model(image))
+
+    message = (
+        r"forward_func: must return a tensor of scores, but returned SimpleNamespace\. Wrap it, as in "
+        r"forward_func=lambda \*args: model\(\*args\)\.logits; the layer must then be a module, not a name\.$"
+    )
+    with pytest.raises(TypeError, match=message):
+        build(wrapped, layer).attribute(inputs, 0)
+    as_advised = build(lambda *args: wrapped(*args).logits, layer)
+    assert torch.equal(one(as_advised.attribute(inputs, 0)), one(build(model, layer).attribute(inputs, 0)))

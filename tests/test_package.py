@@ -22,7 +22,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 def test_importing_it_imports_nothing_beyond_captum() -> None:
     outcome = python(
-        "import sys, captum.attr; before = set(sys.modules); import captum_sgcampp; "
+        "import sys, captum.attr; before = set(sys.modules); from captum_sgcampp import *; "
         "print(sorted({name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names))"
     )
     assert outcome.stdout.strip() == "['captum_sgcampp']", outcome.stderr
@@ -34,7 +34,9 @@ def test_only_one_file_imports_captums_private_parts() -> None:
 
 
 def test_a_captum_that_lacks_a_part_is_refused_with_those_that_work() -> None:
-    outcome = python("import captum._utils.common as common; del common._select_targets; import captum_sgcampp")
+    outcome = python(
+        "import captum._utils.common as common; del common._select_targets; from captum_sgcampp import explain"
+    )
     assert outcome.returncode == 1
     last = outcome.stderr.strip().splitlines()[-1]
     assert last.startswith(f"ImportError: captum-sgcampp works with captum{_captum.SUPPORTED_CAPTUM}; captum ")
@@ -50,6 +52,18 @@ def test_it_is_typed_and_has_a_version() -> None:
     assert (PACKAGE / "py.typed").exists()
     assert re.fullmatch(r"\d+\.\d+\.\d+", captum_sgcampp.__version__)
     assert set(captum_sgcampp.__all__) <= set(dir(captum_sgcampp))
+
+
+@pytest.mark.parametrize("name", captum_sgcampp.__all__)
+def test_what_it_promises_is_there_whatever_is_imported_first(name: str) -> None:
+    assert getattr(captum_sgcampp, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        _ = captum_sgcampp.nonsense
+
+
+def test_it_is_imported_without_waiting_for_torch() -> None:
+    outcome = python("import sys, captum_sgcampp; print('torch' in sys.modules, captum_sgcampp.picture.DPI)")
+    assert outcome.stdout.split() == ["False", "200"], outcome.stderr
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from Linux")

@@ -1,0 +1,210 @@
+"""The arguments of the command. Parsing them imports nothing slow, so that help and errors come at once."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from captum_sgcampp import __version__
+
+DEFAULT_MODEL = "efficientnet_lite0"
+"""A network whose weights come with pip."""
+EXAMPLE = "camera"
+"""The photograph that is explained if none is given; it comes with scikit-image."""
+FROM_STDIN = Path("-")
+"""The argument that stands for standard input."""
+METHODS = ("grad-cam", "grad-cam++", "smooth-grad-cam++", "smooth-layer-cam")
+"""The methods of :func:`captum_sgcampp.explain`, as the command spells them."""
+ALPHAS = ("bounded", "eq5", "eq7")
+"""The forms of alpha of :class:`captum_sgcampp.LayerGradCamPlusPlus`."""
+
+_EXAMPLES = """\
+examples:
+  captum-sgcampp                                  the example, and a network that needs no download
+  captum-sgcampp cat.jpg --top-k 3                the three most probable classes
+  captum-sgcampp photos/ --output maps            all images in a folder, recursively
+  captum-sgcampp cat.jpg --model resnet50         a network of torchvision
+  captum-sgcampp cat.jpg --model timm:convnext_tiny --layer stages.2
+  captum-sgcampp cat.jpg --model hf:google/vit-base-patch16-224
+  captum-sgcampp cat.jpg --model resnet18 --weights best.pt --classes names.txt
+  captum-sgcampp cat.jpg --model my_model.py:load your own: load() returns the model, its
+                                                  preprocessing and the names of its classes
+  captum-sgcampp cat.jpg --layer _blocks.10 --filters 10 32 3 --subset 2,4 9,10 --region
+
+the default layer, which --list-layers marks, is one below a nonlinearity, because smoothing
+changes nothing where everything above a layer is affine:
+  convolutional networks         the last block but one, such as _blocks.14 for efficientnet_lite0
+                                 and layer4.1 for resnet50
+  without blocks, such as VGG    the last maps before the pooling, such as features.29 for vgg16
+  vision transformers            the first normalization of the last block
+  Swin and its like              the same, in the stage before the last
+"""
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses the arguments of the command.
+
+    Args:
+        arguments: The arguments. None takes those of the process.
+
+    Raises:
+        SystemExit: They are wrong, or ask for help or the version.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.region and len(options.subset or ()) != 2:
+        parser.error("argument --region: needs two opposite corners of a box, such as --subset 2,4 9,10 --region")
+    if options.images.count(FROM_STDIN) > 1:
+        parser.error("argument PHOTOGRAPH: standard input, -, can be read only once")
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="captum-sgcampp",
+        description="Explain a network's predictions for photographs: the maps of several methods side by side,\n"
+        "in one picture for each photograph.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "images",
+        nargs="*",
+        metavar="PHOTOGRAPH",
+        type=Path,
+        help="files; folders, for all images in them except earlier results, captum-sgcampp-*; or - for standard "
+        f"input; default: an example, {EXAMPLE}",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    _add_network(parser)
+    _add_layer(parser)
+    _add_explanation(parser)
+    _add_picture(parser)
+    return parser
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    network = parser.add_argument_group("network")
+    network.add_argument(
+        "--model",
+        metavar="NAME",
+        default=DEFAULT_MODEL,
+        help="a classifier of torchvision; timm:NAME or hf:NAME (an image classifier of Hugging Face), where NAME may "
+        "be a folder; or FILE.py:FUNCTION, your own; default: %(default)s, which needs no download",
+    )
+    network.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="your weights instead of the pretrained ones: a state dict or a checkpoint with one, of torch.save or in "
+        "safetensors",
+    )
+    network.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one on each line")
+    network.add_argument("--device", help="default: cuda if there is one, otherwise cpu")
+
+
+def _add_layer(parser: argparse.ArgumentParser) -> None:
+    layer = parser.add_argument_group("layer")
+    layer.add_argument("--layer", metavar="NAME", help="the layer's dotted name; default: see below")
+    layer.add_argument(
+        "--list-layers", action="store_true", help="print the name, type and output shape of each layer, and exit"
+    )
+    layer.add_argument("--filters", nargs="+", type=_at_least(0), metavar="K", help="single channels, a panel for each")
+    layer.add_argument(
+        "--subset",
+        nargs="+",
+        type=_coordinate,
+        metavar="ROW,COLUMN",
+        help="only these neurons of the layer, counted from 0, such as 2,8 5,3",
+    )
+    layer.add_argument(
+        "--region", action="store_true", help="treat --subset as two opposite corners of a box, both included"
+    )
+
+
+def _add_explanation(parser: argparse.ArgumentParser) -> None:
+    explanation = parser.add_argument_group("explanation")
+    explained = explanation.add_mutually_exclusive_group()
+    explained.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="CLASS",
+        help="a class to explain, by number or name; repeatable; default: the most probable",
+    )
+    explained.add_argument(
+        "--top-k", type=_at_least(1), default=1, metavar="K", help="explain the K most probable classes"
+    )
+    explanation.add_argument(
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        metavar="METHOD",
+        help=f"some of {', '.join(METHODS)}; default: all, or smooth-grad-cam++ with --filters",
+    )
+    explanation.add_argument(
+        "--n-samples",
+        type=_at_least(0),
+        default=25,
+        metavar="N",
+        help="noisy copies of the photograph; default: %(default)s",
+    )
+    explanation.add_argument(
+        "--stdevs",
+        type=_deviation,
+        default=0.3,
+        metavar="SIGMA",
+        help="standard deviation of the noise, in units of the normalized image; default: %(default)s",
+    )
+    explanation.add_argument("--seed", type=_seed, default=0, help="seed of the noise; default: %(default)s")
+    explanation.add_argument("--alpha", choices=ALPHAS, default=ALPHAS[0], help="form of alpha; default: %(default)s")
+
+
+def _add_picture(parser: argparse.ArgumentParser) -> None:
+    picture = parser.add_argument_group("picture")
+    picture.add_argument(
+        "--scale",
+        choices=["each", "shared"],
+        help="scale each map by its own maximum, or all maps of a method by one, to compare classes or filters; "
+        "default: shared for several classes, otherwise each",
+    )
+    picture.add_argument(
+        "--output",
+        metavar="PATH",
+        help="the picture (PNG unless the name ends otherwise); or a folder: an existing one, a name that ends with "
+        "a slash, or any if there are several photographs; default: captum-sgcampp-PHOTOGRAPH.png in the current "
+        "folder",
+    )
+
+
+def _at_least(minimum: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        number = int(text)
+        if number < minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}, but is {text}")
+        return number
+
+    return integer
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if not -(2**63) <= number < 2**64:
+        raise argparse.ArgumentTypeError(f"must be from {-(2**63)} to {2**64 - 1}, but is {text}")
+    return number
+
+
+def _deviation(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be finite and not negative, but is {text}")
+    return number
+
+
+def _coordinate(text: str) -> tuple[int, ...]:
+    try:
+        row, column = map(int, text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be ROW,COLUMN, but is {text}") from error
+    if min(row, column) < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, but is {text}")
+    return row, column

@@ -1,0 +1,146 @@
+"""A network that classifies photographs, with all that the command needs to know of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import Module
+
+from captum_sgcampp.cli.default_layer import default_layer
+from captum_sgcampp.cli.errors import CommandError, described, unknown
+from captum_sgcampp.cli.map_of_layer import as_map, patch_size_of
+from captum_sgcampp.explanation import logits_of
+from captum_sgcampp.layers import LayerInfo, list_layers
+
+
+class ChosenLayer(NamedTuple):
+    """A layer to attribute to."""
+
+    name: str
+    reshape_transform: Callable[[Tensor], Tensor] | None
+    """As the attribution methods take it."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network that classifies photographs.
+
+    Args:
+        name: Its name.
+        model: The network, from (N, C, H, W) images to (N, classes) logits, or an object with `logits`.
+        preprocess: Turns a photograph, 8-bit RGB, into the network's input, (C, H, W) or (1, C, H, W).
+        device: Where the network runs.
+        frame: Turns a photograph into what the network sees of it, for the picture: (H, W, 3) in [0, 1], in any
+            resolution. None shows the network's input.
+        classes: The names of the classes. None means numbers.
+        n_prefix_tokens: In a transformer, the number of tokens before those of the patches. None finds it out.
+        reshape_transform: Turns the network's layers into maps. None finds it out, layer by layer.
+    """
+
+    name: str
+    model: Module
+    preprocess: Callable[[Image.Image], Any]
+    device: torch.device
+    frame: Callable[[Image.Image], Any] | None = None
+    classes: Sequence[str] | None = None
+    n_prefix_tokens: int | None = None
+    reshape_transform: Callable[[Tensor], Tensor] | None = None
+
+    def inputs(self, photograph: Image.Image) -> Tensor:
+        """Turns a photograph into the network's input, (1, C, H, W)."""
+        image = self.preprocess(photograph)
+        if not isinstance(image, Tensor) or image.dim() not in {3, 4} or (image.dim() == 4 and len(image) != 1):
+            kind = f"a tensor {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            raise CommandError(f"the preprocessing of {self.name} must return a tensor (C, H, W), but returned {kind}")
+        return image.reshape(1, *image.shape[-3:]).to(self.device)
+
+    def class_index(self, wanted: str) -> int:
+        """Finds a class by its index or its name."""
+        if wanted.isdecimal():
+            if int(wanted) >= self.n_classes:
+                raise CommandError(f"unknown class {wanted}; {self.name} has the classes 0 to {self.n_classes - 1}")
+            return int(wanted)
+        classes = self.classes or ()
+        found = [index for index, known in enumerate(classes) if known.lower() == wanted.lower()]
+        if not found:
+            raise unknown("class", wanted, dict.fromkeys(classes))
+        if len(found) > 1:
+            raise CommandError(f"class '{wanted}' is the name of {' and '.join(map(str, found))}; give the number")
+        return found[0]
+
+    @property
+    def n_classes(self) -> int:
+        """The number of classes."""
+        return self._trial[1]
+
+    @property
+    def layers(self) -> list[LayerInfo]:
+        """The network's layers, in the order in which they finish."""
+        return self._trial[2]
+
+    def default_layer(self) -> str | None:
+        """The name of the layer that suits the network; None if it has no maps."""
+        return default_layer(self.layers, self._reshape)
+
+    def layer(self, name: str | None) -> ChosenLayer:
+        """Finds a layer by its dotted name, or the one that suits the network.
+
+        Raises:
+            CommandError: There is no such layer, or it is not a map.
+        """
+        name = name or self.default_layer()
+        if name is None:
+            raise CommandError(f"{self.name} has no layer that is known to be a map; choose one (see --list-layers)")
+        layers = {layer.name: layer for layer in self.layers}
+        if name not in layers:
+            raise unknown("layer", name, layers)
+        reshape_transform = self._reshape(layers[name])
+        self._require_map(layers[name], reshape_transform)
+        return ChosenLayer(name, reshape_transform)
+
+    def _require_map(self, layer: LayerInfo, reshape_transform: Callable[[Tensor], Tensor] | None) -> None:
+        if not layer.calls:
+            raise CommandError(f"layer {layer.name} does not run; choose another (see --list-layers)")
+        if len(layer.shapes) != 1:
+            raise CommandError(f"layer {layer.name} returns {layer.output_summary}; choose a layer within it")
+        values = torch.empty(layer.shapes[0], device="meta")
+        try:
+            shape = tuple((reshape_transform(values) if reshape_transform else values).shape)
+        except ValueError as error:
+            raise CommandError(f"layer {layer.name} cannot be seen as a map: {error}") from error
+        if len(shape) != 4:
+            raise CommandError(f"layer {layer.name} returns {shape}, which is not a map (see --list-layers)")
+        if shape[2:] == (1, 1):
+            raise CommandError(
+                f"layer {layer.name} has maps of 1 x 1, without positions to show; choose a layer before the pooling "
+                "(see --list-layers)"
+            )
+
+    def _reshape(self, layer: LayerInfo) -> Callable[[Tensor], Tensor] | None:
+        if self.reshape_transform or len(layer.shapes) != 1:
+            return self.reshape_transform
+        return as_map(layer.shapes[0], self._trial[0], patch_size_of(self.model), self.n_prefix_tokens)
+
+    @cached_property
+    def _trial(self) -> tuple[tuple[int, int], int, list[LayerInfo]]:
+        """The input's height and width, the number of classes, and the layers, for a gray photograph."""
+        try:
+            inputs = self.inputs(Image.new("RGB", (640, 480), "gray"))
+            layers = list_layers(self.model, inputs)
+            with torch.no_grad():
+                scores = logits_of(self.model(inputs))
+        except CommandError:
+            raise
+        except Exception as error:
+            raise CommandError(f"{self.name} does not run: {described(error)}") from error
+        if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != 1:
+            kind = str(tuple(scores.shape)) if isinstance(scores, Tensor) else type(scores).__name__
+            raise CommandError(f"{self.name} must return a row of scores, (1, classes), but returned {kind}")
+        if self.classes is not None and len(self.classes) != scores.shape[1]:
+            raise CommandError(f"{self.name} has {scores.shape[1]} classes, but there are {len(self.classes)} names")
+        height, width = inputs.shape[-2:]
+        return (height, width), scores.shape[1], layers

@@ -1,0 +1,118 @@
+"""The layer that suits a network: the last map that smoothing still changes.
+
+Where everything above a layer is affine, as after the last block of a ResNet, smoothing changes nothing. The layer is
+therefore the last block but one, in convolutional networks; the last map before the pooling, where there are no blocks
+but dense layers with their own nonlinearities follow, as in VGG; and in a vision transformer the first normalization of
+the last block, from which attention takes what it knows of the patches. Where the patches of a transformer are merged
+from stage to stage, as in Swin, the attention of the last stage sees the whole image and forgets where it is; there it
+is the first normalization of the last block of the stage before.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import Conv2d, Linear, Module, Sequential
+
+from captum_sgcampp.layers import LayerInfo
+
+Reshape = Callable[[LayerInfo], Callable[[Tensor], Tensor] | None]
+"""How a layer is seen as a map; None if it is one already, or cannot be."""
+
+
+def default_layer(layers: Sequence[LayerInfo], reshape: Reshape) -> str | None:
+    """Chooses the layer.
+
+    Args:
+        layers: All layers of the network, in the order in which they finish, as `list_layers` returns them.
+        reshape: How each is seen as a map.
+
+    Returns:
+        Its name; None if the network has no maps.
+    """
+    once = [layer for layer in layers if layer.calls == 1 and len(layer.shapes) == 1]
+    return _in_last_attention(once, reshape) or _last_block_but_one(once, reshape) or _last_map(once, reshape)
+
+
+def _in_last_attention(layers: Sequence[LayerInfo], reshape: Reshape) -> str | None:
+    """In a transformer: the first normalization of the last block, or of the last one whose patches are smaller."""
+    norms: dict[str, list[LayerInfo]] = {}  # of each block, in the order in which they run
+    for layer in layers:
+        if "Norm" in type(layer.module).__name__:
+            norms.setdefault(_parent(layer.name), []).append(layer)
+    first = [found[0] for found in norms.values() if len(found) > 1 and reshape(found[0]) is not None]
+    if not first:
+        return None
+    n_positions = [_n_positions(layer, reshape) for layer in first]
+    smaller = [layer for layer, number in zip(first, n_positions, strict=True) if number > n_positions[-1]]
+    return (smaller or first)[-1].name
+
+
+def _last_block_but_one(layers: Sequence[LayerInfo], reshape: Reshape) -> str | None:
+    """In a convolutional network: the block before the last, or the last if there is but one."""
+    maps = {layer.name: layer for layer in layers if _is_map(layer, reshape)}
+    spatial = [layer.name for layer in layers if isinstance(layer.module, (Conv2d, Linear)) and _is_spatial(layer)]
+    composed = [name for name, layer in maps.items() if _has_forward(layer.module) and len(_inside(name, spatial)) > 1]
+    stages = {name for name in composed if _is_stage([maps[inner] for inner in _outermost(_inside(name, composed))])}
+    blocks = _outermost([name for name in composed if name not in stages])
+    # A block whose output is one part of a wider map, as in a DenseNet, stands for the whole of it.
+    whole = dict.fromkeys(next(_wider(name, composed, maps), name) for name in blocks)
+    return [*whole][-2:][0] if whole else None
+
+
+def _last_map(layers: Sequence[LayerInfo], reshape: Reshape) -> str | None:
+    """The last map that has the resolution of the last convolution, before it is pooled."""
+    maps = [layer for layer in layers if _is_map(layer, reshape)]
+    resolutions = [layer.shapes[0][2:] for layer in maps if isinstance(layer.module, Conv2d)]
+    unpooled = [
+        layer.name
+        for layer in maps
+        if layer.shapes[0][2:] == resolutions[-1] and "Pool" not in type(layer.module).__name__
+    ]
+    return unpooled[-1] if unpooled else None
+
+
+def _is_map(layer: LayerInfo, reshape: Reshape) -> bool:
+    """Whether it is a map as it is, with more than one position."""
+    return _is_spatial(layer) and reshape(layer) is None
+
+
+def _is_spatial(layer: LayerInfo) -> bool:
+    return len(layer.shapes[0]) == 4 and layer.shapes[0][2:] != (1, 1)
+
+
+def _has_forward(module: Module) -> bool:
+    """Whether it is more than a list of modules that run one after the other."""
+    return type(module).forward is not Sequential.forward
+
+
+def _inside(outer: str, names: Sequence[str]) -> list[str]:
+    return [name for name in names if name.startswith(f"{outer}.")]
+
+
+def _outermost(names: Sequence[str]) -> list[str]:
+    return [name for name in names if not any(_inside(other, [name]) for other in names)]
+
+
+def _is_stage(parts: Sequence[LayerInfo]) -> bool:
+    """Whether a module with these parts only runs the same kind of block several times."""
+    return len(parts) > 1 and len({type(part.module) for part in parts}) == 1
+
+
+def _wider(block: str, composed: Sequence[str], maps: dict[str, LayerInfo]) -> Iterator[str]:
+    """The modules around a block that return more channels of the same resolution, from the inside out."""
+    _, channels, *resolution = maps[block].shapes[0]
+    for other in composed:
+        _, other_channels, *other_resolution = maps[other].shapes[0]
+        if _inside(other, [block]) and other_resolution == resolution and other_channels > channels:
+            yield other
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _n_positions(layer: LayerInfo, reshape: Reshape) -> int:
+    to_map = reshape(layer)
+    assert to_map is not None, "chosen because it is reshaped"
+    return to_map(torch.empty(layer.shapes[0], device="meta")).shape[2:].numel()

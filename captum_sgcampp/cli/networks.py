@@ -1,0 +1,61 @@
+"""The networks of the command by their names, from torchvision, timm, Hugging Face, or a file of one's own."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from captum_sgcampp.cli.arguments import DEFAULT_MODEL
+from captum_sgcampp.cli.classifier import Classifier
+from captum_sgcampp.cli.errors import CommandError, shown
+from captum_sgcampp.cli.weights import read_weights
+
+
+def load_classifier(
+    name: str, device: torch.device, weights_file: Path | None = None, classes_file: Path | None = None
+) -> Classifier:
+    """Builds a network with pretrained weights, or with those of a file.
+
+    Args:
+        name: A classifier of torchvision; timm:NAME; hf:NAME; or FILE.py:FUNCTION.
+        device: Where the network runs.
+        weights_file: A file with a state dict, for any number of classes. None takes the pretrained weights.
+        classes_file: A file with the names of the classes, one on each line. None takes those that the network brings.
+
+    Raises:
+        CommandError: The network is unknown, or it, its weights or its classes cannot be loaded.
+    """
+    weights = None if weights_file is None else read_weights(weights_file)
+    source, _, rest = name.partition(":")
+    if source == "timm":
+        from captum_sgcampp.cli.from_timm import load as load_timm
+
+        classifier = load_timm(rest, weights, device)
+    elif source == "hf":
+        from captum_sgcampp.cli.from_transformers import load as load_transformers
+
+        classifier = load_transformers(rest, weights, device)
+    elif ".py:" in name:
+        from captum_sgcampp.cli.from_file import load as load_file
+
+        classifier = load_file(name, weights, device)
+    elif name == DEFAULT_MODEL:
+        from captum_sgcampp.cli.efficientnet_lite import load as load_efficientnet_lite
+
+        classifier = load_efficientnet_lite(weights, device)
+    else:
+        from captum_sgcampp.cli.from_torchvision import load as load_torchvision
+
+        classifier = load_torchvision(name, weights, device)
+    classifier.model.to(device).eval()
+    return classifier if classes_file is None else replace(classifier, classes=_read_classes(classes_file))
+
+
+def _read_classes(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise CommandError(f"cannot read classes from {shown(file)}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"cannot read classes from {shown(file)}: it is not a text in UTF-8") from error
+    return [line.strip() for line in text.rstrip().splitlines()]

@@ -1,0 +1,94 @@
+"""Where the pictures go. Nothing is written over a file that the command reads, or that it has written itself."""
+
+import os
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.figure import Figure
+
+from captum_sgcampp.cli.errors import CommandError, shown
+from captum_sgcampp.cli.photographs import RESULT, Photograph
+from captum_sgcampp.files import write_whole
+
+
+def picture_files(
+    photographs: Sequence[Photograph], output: str | None, read: Sequence[Path], *, several: bool
+) -> list[Path]:
+    """Chooses the file of each photograph's picture.
+
+    Args:
+        photographs: The photographs.
+        output: The file or the folder that was asked for. None means the current folder.
+        read: The files that the command reads besides the photographs.
+        several: Whether several photographs, or those in a folder, were asked for.
+
+    Raises:
+        CommandError: `output` cannot be the file or the folder that it has to be.
+    """
+    inputs = _identities([*read, *(photograph.file for photograph in photographs if photograph.file)])
+    if output and not several and not _is_folder(output):
+        return [_single_file(Path(output), inputs)]
+    folder = Path(output or ".")
+    if folder.exists() and not folder.is_dir():
+        raise CommandError(f"--output {shown(folder)} must be a folder, but is a file")
+    if several and folder.suffix[1:].lower() in _formats() and not folder.is_dir():
+        raise CommandError(f"--output {shown(folder)} must be a folder, as there are several photographs")
+    taken: set[str] = set()
+    return [_free_file(folder / photograph.place, inputs, taken) for photograph in photographs]
+
+
+def _is_folder(output: str) -> bool:
+    separators = tuple(filter(None, (os.sep, os.altsep)))
+    return output.endswith(separators) or Path(output).is_dir()
+
+
+def _single_file(file: Path, inputs: set[tuple[int, int]]) -> Path:
+    if not file.suffix:
+        file = file.with_name(f"{file.name}.png")
+    if file.suffix[1:].lower() not in _formats():
+        raise CommandError(f"cannot write {shown(file)}: the format must be one of {', '.join(sorted(_formats()))}")
+    if file.is_dir():
+        raise CommandError(f"cannot write {shown(file)}: it is a folder")
+    if _identities([file]) & inputs:
+        raise CommandError(f"--output {shown(file)} would overwrite a file that the command reads")
+    return file
+
+
+def _free_file(place: Path, inputs: set[tuple[int, int]], taken: set[str]) -> Path:
+    """The first of PHOTOGRAPH.png, PHOTOGRAPH-2.png, ... that is neither read nor the picture of another photograph."""
+    number = 1
+    while True:
+        again = f"-{number}" if number > 1 else ""
+        file = place.with_name(f"{RESULT}{place.stem}{again}.png")
+        key = os.path.normcase(file.absolute()).casefold()  # some file systems ignore case
+        if key not in taken and not _identities([file]) & inputs:
+            taken.add(key)
+            return file
+        number += 1
+
+
+def _identities(files: Sequence[Path]) -> set[tuple[int, int]]:
+    """What tells files apart, whatever their names."""
+    stats = [file.stat() for file in files if file.exists()]
+    return {(stat.st_dev, stat.st_ino) for stat in stats}
+
+
+def _formats() -> set[str]:
+    return set(FigureCanvasBase.get_supported_filetypes())
+
+
+def write_picture(figure: Figure, file: Path) -> None:
+    """Writes a picture, whole or not at all.
+
+    Raises:
+        CommandError: It cannot be written.
+    """
+    content = BytesIO()
+    figure.savefig(content, format=file.suffix[1:].lower(), bbox_inches="tight", pad_inches=0.1)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, content.getbuffer())
+    except OSError as error:
+        raise CommandError(f"cannot write {shown(file)}: {error.strerror or error}") from error

@@ -1,0 +1,112 @@
+"""The photographs of a call: files, the images in folders, standard input, or an example."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from captum_sgcampp.cli.arguments import EXAMPLE, FROM_STDIN
+from captum_sgcampp.cli.errors import CommandError, described, shown
+from captum_sgcampp.photograph import to_rgb
+
+RESULT = "captum-sgcampp-"
+"""How the names of pictures begin that the command names by itself; folders are searched for others."""
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+"""Formats that Pillow recognizes but cannot read by itself."""
+
+
+class Photograph(NamedTuple):
+    """A photograph that has not been opened yet."""
+
+    name: str
+    """What it is called in messages and in the picture."""
+    place: Path
+    """Its file name, below the folder that was asked for if it was one: where its picture goes, below the output."""
+    file: Path | None
+    """The file; None for standard input and the example."""
+    read: Callable[[], Image.Image]
+    """Opens it; the image has any mode."""
+
+    def open(self) -> Image.Image:
+        """Reads it, as 8-bit RGB.
+
+        Raises:
+            CommandError: It cannot be read.
+        """
+        try:
+            return to_rgb(self.read())
+        except UnidentifiedImageError as error:
+            raise CommandError(f"{self.name} is not an image") from error
+        except OSError as error:
+            raise CommandError(f"cannot read {self.name}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise CommandError(f"cannot read {self.name}: {error}") from error
+        except Exception as error:  # whatever a broken file makes Pillow do
+            raise CommandError(f"cannot read {self.name}: {described(error)}") from error
+
+
+def find(arguments: Sequence[Path]) -> list[Photograph]:
+    """Finds the photographs.
+
+    Args:
+        arguments: Files, folders, and `-`. None at all stand for the example.
+
+    Raises:
+        CommandError: A folder has no images.
+    """
+    if not arguments:
+        return [Photograph(EXAMPLE, Path(EXAMPLE), None, _example)]
+    found = []
+    for argument in arguments:
+        if argument == FROM_STDIN:
+            found.append(Photograph("standard input", Path("stdin"), None, _standard_input))
+        elif argument.is_dir():
+            found += _in_folder(argument)
+        else:
+            found.append(Photograph(shown(argument.name), Path(argument.name), argument, _reader(argument)))
+    return found
+
+
+def _in_folder(folder: Path) -> list[Photograph]:
+    extensions = _extensions()
+    files = sorted(
+        Path(parent) / name
+        for parent, folders, names in os.walk(folder)
+        for name in names
+        if Path(name).suffix.lower() in extensions and not name.startswith((RESULT, "."))
+    )
+    if not files:
+        raise CommandError(f"{shown(folder)} has no images")
+    places = [file.relative_to(folder) for file in files]
+    return [Photograph(shown(place), place, file, _reader(file)) for place, file in zip(places, files, strict=True)]
+
+
+def _extensions() -> set[str]:
+    """The extensions of the formats that Pillow reads."""
+    extensions = Image.registered_extensions()
+    return {extension for extension, name in extensions.items() if name in Image.OPEN and name not in _NOT_DECODED}
+
+
+def _reader(file: Path) -> Callable[[], Image.Image]:
+    return lambda: _loaded(file)
+
+
+def _loaded(source: Any) -> Image.Image:
+    with Image.open(source) as image:
+        image.load()
+        return image
+
+
+def _standard_input() -> Image.Image:
+    return _loaded(BytesIO(sys.stdin.buffer.read()))
+
+
+def _example() -> Image.Image:
+    from skimage import data
+
+    return Image.fromarray(np.asarray(getattr(data, EXAMPLE)()))

@@ -1,0 +1,88 @@
+"""Photographs: the pixels of an image or an array, whatever the type of their numbers."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+_WHITE_IS_ZERO, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT, _UNSIGNED = 0, 258, 262, 339, 1
+"""Tags of TIFF and their values, for what a mode of Pillow does not say."""
+
+
+def pixels(photograph: Any) -> npt.NDArray[np.float32]:
+    """Converts a photograph to floats.
+
+    Args:
+        photograph: A PIL image, or an array, (H, W, 3), (H, W, 1) or (H, W), of unsigned integers, which are scaled by
+            the range of their type, or of floats in [0, 1].
+
+    Returns:
+        (H, W, 3) in [0, 1].
+
+    Raises:
+        ValueError: It is neither, or its floats are not in [0, 1].
+    """
+    array = np.asarray(to_rgb(photograph) if isinstance(photograph, Image.Image) else photograph)
+    if np.issubdtype(array.dtype, np.unsignedinteger):
+        array = array / np.float32(np.iinfo(array.dtype).max)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in {1, 3} or not array.size or not (array.min() >= 0 and array.max() <= 1):
+        extent = f" and the range {array.min()} to {array.max()}" if array.size else ""
+        raise ValueError(
+            "photograph: must be (H, W, 3) or (H, W), of unsigned integers or of floats in [0, 1], but has the shape "
+            f"{array.shape}{extent}."
+        )
+    return np.broadcast_to(array, (*array.shape[:2], 3)).astype(np.float32)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Converts an image of any mode to 8-bit RGB: upright, and on white where it is transparent.
+
+    Pillow alone clips what has more than 8 bits; here integers are scaled by the range of their type.
+
+    Args:
+        image: The image. Floating-point images must be in [0, 1].
+
+    Raises:
+        ValueError: The pixels are negative, or floats outside [0, 1].
+    """
+    upright = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_scaled(np.asarray(upright), image)).convert("RGB")
+    if image.mode in {"RGBA", "RGBa", "LA", "La", "PA"} or "transparency" in image.info:
+        visible = upright.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", visible.size, "white"), visible).convert("RGB")
+    return upright.convert("RGB")
+
+
+def _scaled(values: npt.NDArray[Any], image: Image.Image) -> npt.NDArray[np.uint8]:
+    """The grays of an image of 16 or 32 bits, in 8 bits."""
+    tags: Any = getattr(image, "tag_v2", {})  # of TIFF
+    if values.dtype == np.int32 and tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED and tags:
+        values = values.view(np.uint32)
+    largest = _largest(values, image, tags)
+    if not (values.min() >= 0 and values.max() <= largest):
+        raise ValueError(
+            f"its pixels are from {values.min()} to {values.max()}; they must be from 0 to {largest:g}, the range of "
+            "their type (1 for floating point)"
+        )
+    grays: npt.NDArray[Any] = np.rint(values / largest * 255).astype(np.uint8)
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        grays = 255 - grays
+    if "transparency" in image.info:
+        grays = np.where(values == image.info["transparency"], 255, grays).astype(np.uint8)
+    return grays
+
+
+def _largest(values: npt.NDArray[Any], image: Image.Image, tags: Any) -> float:
+    """The value of white."""
+    if values.dtype.kind == "f":
+        return 1.0
+    if tags:
+        bits = tags.get(_BITS_PER_SAMPLE, (1,))[0]
+        return float(2 ** (bits if values.dtype.kind == "u" else bits - 1) - 1)
+    if image.format in {"PNG", "PPM"}:  # 16 bits, which Pillow may hand out as 32
+        return float(np.iinfo(np.uint16).max)
+    return float(np.iinfo(values.dtype).max)

@@ -1,0 +1,245 @@
+"""The command's files: photographs from anywhere, and pictures that never overwrite one of them or each other."""
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torchvision", reason="the command needs the extra demo")
+
+from cli_helpers import opened, photograph
+
+from captum_sgcampp.__main__ import main
+from captum_sgcampp.cli.errors import CommandError
+from captum_sgcampp.cli.outputs import picture_files
+from captum_sgcampp.cli.photographs import find
+from captum_sgcampp.files import write_whole
+
+FAST = ["--n-samples", "0", "--methods", "grad-cam"]
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def tiny(*paths: str) -> None:
+    """Writes images that nobody looks at."""
+    for path in paths:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path)
+
+
+def planned(*arguments: str, output: str | None = None, read: Sequence[str] = ()) -> list[str]:
+    """The files that the pictures would go to."""
+    paths = list(map(Path, arguments))
+    photographs = find(paths)
+    several = len(photographs) > 1 or any(path.is_dir() for path in paths)
+    return list(map(str, picture_files(photographs, output, list(map(Path, read)), several=several)))
+
+
+# What is read
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_16_bits_and_floats_are_the_same_photograph(dtype: type, capsys: pytest.CaptureFixture[str]) -> None:
+    gray = np.asarray(opened(photograph("camera.png")))
+    values = gray.astype(np.uint16) * 257 if dtype is np.uint16 else (gray / 255).astype(np.float32)
+    Image.fromarray(values).save("other.tif")
+    assert main(["camera.png", "other.tif", *FAST]) == 0
+    rankings = [line for line in capsys.readouterr().out.splitlines() if "%" in line]
+    assert rankings[:5] == rankings[5:]
+    assert "94.9%  tripod (872)" in rankings[0]
+
+
+def test_other_floats_are_refused_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(np.full((9, 9), 200, dtype=np.float32)).save("float.tif")
+    assert main(["float.tif", *FAST]) == 2
+    assert (
+        "cannot read float.tif: its pixels are from 200.0 to 200.0; they must be from 0 to 1" in capsys.readouterr().err
+    )
+
+
+def test_a_folder_is_searched_recursively_but_not_for_results() -> None:
+    tiny("photos/b.jpg", "photos/a.PNG", "photos/deep/er/c.webp", "photos/captum-sgcampp-a.png", "photos/.hidden.png")
+    Path("photos/notes.txt").write_text("no image")
+    assert [found.name for found in find([Path("photos")])] == ["a.PNG", "b.jpg", "deep/er/c.webp"]
+    assert [found.name for found in find([Path("photos/deep"), Path("photos/b.jpg")])] == ["er/c.webp", "b.jpg"]
+    Path("empty").mkdir()
+    with pytest.raises(CommandError, match="empty has no images"):
+        find([Path("empty")])
+
+
+def test_standard_input_is_a_photograph(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    content = photograph("coffee.png").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert main(["-", *FAST]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("standard input: ")
+    assert "espresso" in lines[1]
+    assert lines[-1] == "captum-sgcampp-stdin.png"
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    assert main(["-", *FAST]) == 2
+    assert capsys.readouterr().err == "captum-sgcampp: standard input is not an image\n"
+
+
+def test_several_images_are_done_though_some_fail(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("text.png").write_text("no image")
+    good, same_name = photograph("coffee.png"), photograph("other/coffee.jpg")
+    Path("half.jpg").write_bytes(same_name.read_bytes()[:5000])
+    Image.new("L", (1000, 1000)).save("huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400_000)
+    images = ["huge.png", "text.png", "missing.png", "half.jpg", str(good), str(same_name)]
+    assert main([*images, "--output", "maps", *FAST]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.count("espresso") == 2
+    written = [line for line in captured.out.splitlines() if line.endswith(".png")]
+    assert written == ["maps/captum-sgcampp-coffee.png", "maps/captum-sgcampp-coffee-2.png"]
+    assert sorted(map(str, Path("maps").iterdir())) == sorted(written)
+    assert "cannot read huge.png: DecompressionBombError: Image size (1000000 pixels) exceeds" in captured.err
+    assert "text.png is not an image" in captured.err
+    assert "cannot read missing.png: No such file or directory" in captured.err
+    assert "cannot read half.jpg: image file is truncated" in captured.err
+    assert "Images: 100%" in captured.err  # the progress bar
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems that take any bytes as a name")
+def test_names_that_are_not_text() -> None:
+    content = photograph("coffee.png").read_bytes()
+    name = b"caf\xe9 $a$\nb.png"
+    Path(os.fsdecode(name)).write_bytes(content)
+    outcome = subprocess.run(
+        [sys.executable, "-m", "captum_sgcampp", os.fsdecode(name), *FAST], capture_output=True, check=False
+    )
+    assert (outcome.returncode, outcome.stderr) == (0, b"")
+    written = b"captum-sgcampp-caf\xe9 $a$\nb.png"
+    assert outcome.stdout.endswith(b"\n" + written + b"\n")
+    assert outcome.stdout.splitlines()[0].decode().startswith("caf\N{REPLACEMENT CHARACTER} $a$")
+    assert Path(os.fsdecode(written)).exists()
+
+
+# What is written
+
+
+def test_names_of_pictures() -> None:
+    tiny("a.jpg", "b/c.jpg")
+    assert planned() == ["captum-sgcampp-camera.png"]
+    assert planned("a.jpg") == ["captum-sgcampp-a.png"]
+    assert planned("a.jpg", "b") == ["captum-sgcampp-a.png", "captum-sgcampp-c.png"]
+    assert planned("b", output="out") == ["out/captum-sgcampp-c.png"]
+
+
+def test_one_picture_or_a_folder() -> None:
+    tiny("a.jpg")
+    assert planned("a.jpg", output="x.png") == ["x.png"]
+    assert planned("a.jpg", output="x.PDF") == ["x.PDF"]
+    assert planned("a.jpg", output="results") == ["results.png"]
+    assert planned("a.jpg", output="results/") == ["results/captum-sgcampp-a.png"]
+    Path("results").mkdir()
+    assert planned("a.jpg", output="results") == ["results/captum-sgcampp-a.png"]
+    assert planned("a.jpg", output=".") == ["captum-sgcampp-a.png"]
+    assert planned("a.jpg", "-", output="v1.2") == ["v1.2/captum-sgcampp-a.png", "v1.2/captum-sgcampp-stdin.png"]
+
+
+def test_what_is_printed_is_what_was_written(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("results").mkdir()
+    for output in ("results", ".", "new/", "picture"):
+        assert main([*FAST, "--output", output]) == 0
+        printed = Path(capsys.readouterr().out.splitlines()[-1])
+        assert opened(printed).format == "PNG"
+    assert sorted(map(str, Path().rglob("*.png"))) == [
+        "captum-sgcampp-camera.png",
+        "new/captum-sgcampp-camera.png",
+        "picture.png",
+        "results/captum-sgcampp-camera.png",
+    ]
+
+
+def test_folders_keep_their_structure() -> None:
+    tiny("photos/a.jpg", "photos/cats/a.jpg", "photos/dogs/a.jpg")
+    assert planned("photos", output="out") == [
+        "out/captum-sgcampp-a.png",
+        "out/cats/captum-sgcampp-a.png",
+        "out/dogs/captum-sgcampp-a.png",
+    ]
+
+
+def test_photographs_of_one_name_have_pictures_of_their_own() -> None:
+    tiny("a.png", "o1/a.png", "a-2.png", "o2/A.png")
+    names = planned("a.png", "o1/a.png", "a-2.png", "o2/A.png")
+    assert names == [
+        "captum-sgcampp-a.png",
+        "captum-sgcampp-a-2.png",
+        "captum-sgcampp-a-2-2.png",
+        "captum-sgcampp-A-3.png",  # some file systems ignore case
+    ]
+
+
+def test_a_photograph_is_never_written_over(capsys: pytest.CaptureFixture[str]) -> None:
+    photo = photograph("coffee.png")
+    before = photo.read_bytes()
+    Path("link.png").symlink_to(photo)
+    os.link(photo, "hard.png")
+    for output in ("coffee.png", "./coffee", "link.png", "hard.png"):
+        assert main(["coffee.png", "--output", output, *FAST]) == 2
+        assert "would overwrite a file that the command reads" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+
+    tiny("x.png", "captum-sgcampp-x.png")
+    assert planned("x.png", "captum-sgcampp-x.png")[0] == "captum-sgcampp-x-2.png"
+    Path("weights.png").touch()
+    with pytest.raises(CommandError, match="would overwrite"):
+        planned("x.png", output="weights.png", read=["weights.png"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output", "message"),
+    [
+        (["a.jpg"], "x.nonsense", "cannot write x.nonsense: the format must be one of"),
+        (["a.jpg", "b.jpg"], "one.png", "--output one.png must be a folder, as there are several photographs"),
+        (["a.jpg", "b.jpg"], "a.jpg", "--output a.jpg must be a folder, but is a file"),
+    ],
+)
+def test_outputs_that_cannot_be(arguments: list[str], output: str, message: str) -> None:
+    tiny("a.jpg", "b.jpg")
+    with pytest.raises(CommandError, match=message):
+        planned(*arguments, output=output)
+
+
+def test_a_folder_that_cannot_be_written_to(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").touch()
+    assert main([*FAST, "--output", "file/deep/"]) == 2
+    assert capsys.readouterr().err.startswith("captum-sgcampp: cannot write file/deep/captum-sgcampp-camera.png: ")
+
+
+def test_a_picture_is_written_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = Path("picture.png")
+    file.write_bytes(b"old")
+
+    def full_disk(self: Path, content: Any) -> int:
+        with self.open("wb") as half:
+            half.write(content[:2])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            write_whole(file, b"new content")
+    assert file.read_bytes() == b"old"
+    write_whole(file, b"new content")
+    assert file.read_bytes() == b"new content"
+    Path("link.png").symlink_to(file)
+    write_whole(Path("link.png"), b"through")
+    assert file.read_bytes() == b"through"
+    assert Path("link.png").is_symlink()
+    assert sorted(path.name for path in Path().iterdir()) == ["link.png", "picture.png"]
