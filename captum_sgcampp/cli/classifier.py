@@ -25,6 +25,16 @@ class ChosenLayer(NamedTuple):
     """As the attribution methods take it."""
 
 
+class _Trial(NamedTuple):
+    """What one run of a network tells of it."""
+
+    image_size: tuple[int, int]
+    """The height and the width of the input."""
+    n_classes: int
+    layers: list[LayerInfo]
+    patch_size: tuple[int, int] | None
+
+
 @dataclass(frozen=True)
 class Classifier:
     """A network that classifies photographs.
@@ -75,12 +85,12 @@ class Classifier:
     @property
     def n_classes(self) -> int:
         """The number of classes."""
-        return self._trial[1]
+        return self._trial.n_classes
 
     @property
     def layers(self) -> list[LayerInfo]:
         """The network's layers, in the order in which they finish."""
-        return self._trial[2]
+        return self._trial.layers
 
     def default_layer(self) -> str | None:
         """The name of the layer that suits the network; None if it has no maps."""
@@ -123,11 +133,11 @@ class Classifier:
     def _reshape(self, layer: LayerInfo) -> Callable[[Tensor], Tensor] | None:
         if self.reshape_transform or len(layer.shapes) != 1:
             return self.reshape_transform
-        return as_map(layer.shapes[0], self._trial[0], patch_size_of(self.model), self.n_prefix_tokens)
+        return as_map(layer.shapes[0], self._trial.image_size, self._trial.patch_size, self.n_prefix_tokens)
 
     @cached_property
-    def _trial(self) -> tuple[tuple[int, int], int, list[LayerInfo]]:
-        """The input's height and width, the number of classes, and the layers, for a gray photograph."""
+    def _trial(self) -> _Trial:
+        """A run on a gray photograph."""
         try:
             inputs = self.inputs(Image.new("RGB", (640, 480), "gray"))
             layers = list_layers(self.model, inputs)
@@ -143,4 +153,4 @@ class Classifier:
         if self.classes is not None and len(self.classes) != scores.shape[1]:
             raise CommandError(f"{self.name} has {scores.shape[1]} classes, but there are {len(self.classes)} names")
         height, width = inputs.shape[-2:]
-        return (height, width), scores.shape[1], layers
+        return _Trial((height, width), scores.shape[1], layers, patch_size_of(self.model))
