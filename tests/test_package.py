@@ -22,8 +22,9 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 def test_importing_it_imports_nothing_beyond_captum() -> None:
     outcome = python(
-        "import sys, captum.attr; before = set(sys.modules); from captum_sgcampp import *; "
-        "print(sorted({name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names))"
+        "import sys, captum.attr; packages = lambda: {name.partition('.')[0] for name in sys.modules}; "
+        "before = packages(); from captum_sgcampp import *; "
+        "print(sorted(packages() - before - sys.stdlib_module_names))"
     )
     assert outcome.stdout.strip() == "['captum_sgcampp']", outcome.stderr
 
