@@ -113,11 +113,9 @@ def last_maps(layers: Sequence[LayerInfo]) -> list[LayerInfo]:
     last: dict[tuple[int, ...] | None, LayerInfo] = {}
     for layer in layers:
         resolution = resolutions[layer.name]
-        within = any(
-            layer.name.startswith(f"{block.name}.") and _resolution(block.input_shapes) == resolution
-            for block in blocks
-        )
-        if resolution in convolved and layer.calls == 1 and "Pool" not in type(layer.module).__name__ and not within:
+        within = [block for block in blocks if layer.name.startswith(f"{block.name}.")]
+        is_map = resolution in convolved and layer.calls == 1 and "Pool" not in type(layer.module).__name__
+        if is_map and all(_resolution(block.input_shapes) != resolution for block in within):
             last[resolution] = layer
     return [last[resolution] for resolution in sorted(last, key=lambda size: size or (), reverse=True)]
 

@@ -88,8 +88,8 @@ def _layers(explanation: "Explanation", max_bytes: int) -> tuple[list[dict[str, 
             total += sizes[name]
         else:
             why = (
-                f"{name} is too large: it takes {sizes[name] / 1e6:.1f} MB, and all layers of a photograph together may "
-                f"take {max_bytes / 1e6:.1f} MB. Explain fewer classes, methods or layers, or raise max_bytes."
+                f"{name} is too large: it takes {sizes[name] / 1e6:.1f} MB, and all layers of a photograph together "
+                f"may take {max_bytes / 1e6:.1f} MB. Explain fewer classes, methods or layers, or raise max_bytes."
             )
             left_out.append({"name": name, "why": why})
     return [layer for layer in layers if layer["name"] in kept], left_out

@@ -23,10 +23,10 @@ SCRIPTS = ("data.js", "maps.js", "state.js", "call.js", "drawing.js", "controls.
 def save_page(explanations: Sequence["Explanation"], path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> None:
     """Writes a page to explore explanations in a browser: one HTML file that needs neither a server nor a network.
 
-    In the page, one chooses the class, the method, the layer, filters and neurons, and sees the map at once, the filters
-    that count most, and the Python call that returns this map. The browser computes the maps from the activations and the
-    weights, which the page holds in half precision; its numbers are the library's within that rounding. The page
-    opens with the explained filters and neurons, and with the last layer.
+    In the page, one chooses the class, the method, the layer, filters and neurons, and sees at once the map, the
+    filters that count most, and the Python call that returns this map. The browser computes the maps from the
+    activations and the weights, which the page holds in half precision (single, for one weight a filter); its numbers
+    are the library's within that rounding. The page opens with the explained filters and neurons, and the last layer.
 
     Args:
         explanations: What :func:`captum_sgcampp.explain` returned, one for each photograph.

@@ -365,8 +365,10 @@ element("clear").addEventListener("click", () => {
   if (state.filters.length || state.neurons.length) choose({ filters: [], neurons: [] });
 });
 element("more").addEventListener("click", () => {
+  const shown = element("strip").children.length;
   stripLength += IN_STRIP;
   showStrip();
+  element("strip").children[shown].focus();
 });
 element("copy").addEventListener("click", async () => {
   tell((await copyText(element("call").textContent)) ? "Copied." : "The browser does not allow copying here.");

@@ -49,8 +49,8 @@ function hasNeuron({ grid }, neuron) {
 
 /** The chosen neurons as one types them: rows and columns, such as "2,4 9,10". */
 const neuronsAsText = (neurons) => neurons.map((neuron) => neuron.join(",")).join(" ");
-const neuronsFromText = (text) => (text.match(/\d+\s*,\s*\d+/g) ?? []).map((pair) => pair.split(",").map(Number));
-const filtersFromText = (text) => (text.match(/\d+/g) ?? []).map(Number);
+const neuronsFromText = (text) => (text.match(/-?\d+\s*,\s*-?\d+/g) ?? []).map((pair) => pair.split(",").map(Number));
+const filtersFromText = (text) => (text.match(/-?\d+/g) ?? []).map(Number);
 
 /** How each choice is written in the address, and read from it. */
 const ADDRESS = {
