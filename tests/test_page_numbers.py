@@ -1,7 +1,7 @@
 """The numbers of the page, computed in the browser, against the Python call that it shows."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from browser import settled
 from models import images, seeded
+from PIL import Image
 from torch import Generator, Tensor, nn
 
 from captum_sgcampp import Explanation, explain
@@ -29,7 +30,7 @@ class Named(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, 7, 3)
         self.block = nn.Sequential(nn.Conv2d(7, 5, 3, stride=2), nn.ReLU())
-        self.head = nn.Sequential(nn.Conv2d(5, 6, 2), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 3 * 4, 6))
+        self.head = nn.Sequential(nn.Conv2d(5, 6, 2), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 3 * 4, 6), nn.Softplus())
 
     def forward(self, image: Tensor, factor: Tensor | None = None) -> Tensor:
         scores: Tensor = self.head(self.block(self.conv(image)))
@@ -95,7 +96,7 @@ class Case:
         scale, function = recipe.pop("scale", None), recipe.pop("function", False)
         if scale:
             with torch.no_grad():
-                network.head[-1].weight.mul_(scale)
+                network.head[-2].weight.mul_(scale)
         make_generator: Callable[[], Generator] | None = recipe.pop("generator", None)
         self.names: dict[str, Any] = {"x": images(1, 3, 11, 13, dtype=torch.float32), "model": network}
         layers: list[Any] = recipe.pop("layers", ["conv", "block"])
@@ -125,14 +126,14 @@ def browser() -> Iterator[Any]:
         yield browser
 
 
-def random_state(explanation: Explanation, draw: random.Random) -> dict[str, Any]:
+def random_state(explanation: Explanation, targets: Sequence[int], draw: random.Random) -> dict[str, Any]:
     layer = draw.choice(list(explanation.activations))
     _, channels, rows, columns = explanation.activations[layer].shape
     selected = explanation.selection.filters if explanation.recipe.derivatives == "autograd" else None
     filters = draw.sample(list(selected or range(channels)), draw.choice([0, 1, 3]))
     neurons = [[draw.randrange(rows), draw.randrange(columns)] for _ in range(draw.choice([0, 1, 2, 2, 3]))]
     return {
-        "target": draw.choice(TARGETS),
+        "target": draw.choice(targets),
         "method": draw.choice(METHODS),
         "layer": layer,
         "filters": filters,
@@ -157,22 +158,51 @@ SHOWN = """async (choice) => {
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
 def test_the_map_is_that_of_the_call(browser: Any, recipe: dict[str, Any], tmp_path: Path) -> None:
     case = Case(recipe)
-    file = tmp_path / "page.html"
-    case.explanation.save_page(file)
+    check(browser, case.explanation, case.run, tmp_path / "page.html", STATES)
+
+
+def test_the_map_of_a_real_network_is_that_of_the_call(browser: Any, tmp_path: Path) -> None:
+    classifiers = pytest.importorskip("captum_sgcampp.cli.classifiers", reason="the network is in the extra demo")
+    data = pytest.importorskip("skimage.data", reason="the photograph is in the extra demo")
+    classifier = classifiers.load_classifier("efficientnet_lite0", None, torch.device("cpu"))
+    model, x = classifier.model, classifier.preprocess(Image.fromarray(data.chelsea()))
+    explained = explain(
+        model, x, ["_blocks.10", "_blocks.15"], [285, 282], n_samples=2, generator=Generator().manual_seed(1)
+    )
+
+    def run(call: str) -> Tensor:
+        names: dict[str, Any] = {"model": model, "x": x}
+        exec(call, names)  # noqa: S102
+        attribution: Tensor = names["attribution"]
+        return attribution
+
+    check(browser, explained, run, tmp_path / "page.html", 8, targets=[285, 282])
+
+
+def check(
+    browser: Any,
+    explanation: Explanation,
+    run: Callable[[str], Tensor],
+    file: Path,
+    n_states: int,
+    targets: Sequence[int] = TARGETS,
+) -> None:
+    """Compares the page's numbers with the calls that it shows, for random choices."""
+    explanation.save_page(file)
     draw = random.Random(3)  # noqa: S311
     n_lit = 0
     with chrome.open_page(browser, file) as page:
         settled(page)
-        for _ in range(STATES):
-            choice = random_state(case.explanation, draw)
+        for _ in range(n_states):
+            choice = random_state(explanation, targets, draw)
             shown = page.evaluate(SHOWN, choice)
-            wanted = case.run(shown["call"])
+            wanted = run(shown["call"])
             actual = torch.tensor(shown["map"]).reshape(wanted.shape)  # which also compares the shapes
-            bound = rounding(case.explanation, choice)
+            bound = rounding(explanation, choice)
             assert ((actual - wanted).abs() <= bound).all(), (choice, shown["call"])
             n_lit += bool(wanted.any())
-            check_shares(case.explanation, choice, shown["shares"])
-    assert n_lit >= STATES // 4
+            check_shares(explanation, choice, shown["shares"])
+    assert n_lit >= n_states // 4
 
 
 def products(explanation: Explanation, choice: dict[str, Any]) -> Tensor:
