@@ -1,7 +1,7 @@
 """From a model and an input to an explanation: probabilities, and the map of each method, layer and target."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from typing import Any, NamedTuple
@@ -50,7 +50,7 @@ METHODS = tuple(_METHODS)
 """The methods that :func:`explain` knows."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     r"""What a model finds in one input: probabilities, and the map for each method, layer and target.
 
@@ -77,8 +77,8 @@ class Explanation:
     settings: str
     class_names: Sequence[str] | None
     selection: Selection
-    activations: dict[str, Tensor] = field(repr=False)
-    weights: dict[tuple[str, str, int], Tensor] = field(repr=False)
+    activations: dict[str, Tensor]
+    weights: dict[tuple[str, str, int], Tensor]
     recipe: Recipe
 
     @property
@@ -129,6 +129,11 @@ class Explanation:
         See :func:`captum_sgcampp.page.save_page`, which writes several explanations into one page.
         """
         page.save_page([self], path, max_bytes)
+
+    def __repr__(self) -> str:
+        """What is explained, in one line."""
+        model, layers = self.recipe.model_name, list(self.activations)
+        return f"Explanation(title={self.title!r}, model={model!r}, layers={layers!r}, targets={self.targets!r})"
 
     def _repr_html_(self) -> str | None:
         """Shows the page in a notebook, within a frame of its own; None if there is nothing that it can show."""

@@ -61,8 +61,9 @@ def test_true_derivatives_are_taken_of_the_selected_filters_only() -> None:
     assert {tensor.shape[1] for tensor in [*explained.activations.values(), *explained.weights.values()]} == {2}
 
 
-def test_activations_and_weights_are_not_printed() -> None:
-    assert "activations=" not in repr(explanation())
+def test_it_prints_in_one_line() -> None:
+    wanted = "Explanation(title='photo', model='Sequential', layers=['1', '2'], targets=[4, 2])"
+    assert repr(explanation(title="photo")) == wanted
 
 
 def test_the_seed_is_known_unless_the_generator_was_used_before() -> None:

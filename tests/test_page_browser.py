@@ -354,11 +354,18 @@ def test_photograph_overlay_and_opacity(page: Any) -> None:
     page.locator("#opacity").fill("0")
     grey = middle()
     assert grey.max() - grey.min() <= 1
-    page.locator("#opacity").fill("100")
-    overlay = middle()
+    page.locator("#opacity").fill("50")
+    assert state(page)["opacity"] == 50
+    overlay = middle() / 255
     choose(page, "show", "map")
-    np.testing.assert_allclose(middle(), overlay, atol=2)
-    assert state(page)["opacity"] == 100
+    behind = 1 - 0.66 * grey / 255
+    np.testing.assert_allclose(overlay, 1 - behind * (1 - 0.5 * middle() / 255), atol=0.01)
+    page.locator("#download").scroll_into_view_if_needed()
+    choose(page, "show", "overlay")
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    picture = pixels(download.value.path().read_bytes())
+    np.testing.assert_allclose(picture[len(picture) // 2, len(picture) // 2] / 255, overlay, atol=0.02)
 
 
 def test_a_shared_scale_is_that_of_the_brightest_class(page: Any) -> None:
@@ -371,7 +378,7 @@ def test_a_shared_scale_is_that_of_the_brightest_class(page: Any) -> None:
         choose(page, "classes", str(target))
         high = float(page.locator("#legend-values span").last.inner_text())
         assert high == pytest.approx(max(maxima.values()), rel=5e-3)
-    choose(page, "scale", "own")
+    choose(page, "scale", "each")
     assert float(page.locator("#legend-values span").last.inner_text()) == pytest.approx(maxima[0], rel=5e-3)
 
 
@@ -411,7 +418,7 @@ def test_a_wrong_address_shows_what_exists(browser: Any, file: Path, fragment: s
         settled(page)
         chosen = state(page)
         assert (chosen["photograph"], chosen["target"], chosen["method"]) == (0, 5, "Smooth Grad-CAM++")
-        assert (chosen["region"], chosen["opacity"]) == (False, 60)
+        assert (chosen["region"], chosen["opacity"]) == (False, 80)
         assert set(chosen["filters"]) <= set(range(70))
         assert "LayerSmoothGradCAMpp" in text(page, "#call")
 

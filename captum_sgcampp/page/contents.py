@@ -29,9 +29,9 @@ def contents(explanations: Sequence["Explanation"], max_bytes: int) -> dict[str,
     """
     if not explanations:
         raise ValueError("explanations: is empty; give at least one.")
-    colors = mpl.colormaps[COLOUR_MAP](np.arange(256), bytes=True)[:, :3]
+    colors = mpl.colormaps[COLOUR_MAP](np.arange(256), bytes=True)
     return {
-        "colors": pack_colors(np.ascontiguousarray(colors)),
+        "colors": pack_colors(colors),
         "photographs": [_photograph(explanation, max_bytes) for explanation in explanations],
     }
 

@@ -1,40 +1,43 @@
 // Maps as pictures.
 
-const COLORS = bytesOf(DATA.colors); // red, green, blue of 256 colors
+/** The 256 colors from zero to the maximum, each as the four bytes of a pixel. */
+const COLORS = new Uint32Array(bytesOf(DATA.colors).buffer);
 
-function colorize(pixels, place, value, maximum) {
-  const color = 3 * Math.round(255 * Math.min(Math.max(maximum > 0 ? value / maximum : 0, 0), 1));
-  pixels.set([COLORS[color], COLORS[color + 1], COLORS[color + 2], 255], 4 * place);
+function colorOf(value, maximum) {
+  return COLORS[maximum > 0 ? Math.round(255 * Math.min(Math.max(value / maximum, 0), 1)) : 0];
+}
+
+/** Fills a canvas with pixels, each as its four bytes. */
+function fill(canvas, width, height, pixels) {
+  canvas.width = width;
+  canvas.height = height;
+  canvas.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), width, height), 0, 0);
 }
 
 /** Draws values with a color for each square, one pixel a square; the browser enlarges them. */
 function drawSquares(canvas, values, rows, columns, maximum) {
-  canvas.width = columns;
-  canvas.height = rows;
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(columns, rows);
-  for (let i = 0; i < values.length; i++) colorize(image.data, i, values[i], maximum);
-  context.putImageData(image, 0, 0);
+  const pixels = new Uint32Array(values.length);
+  for (let i = 0; i < pixels.length; i++) pixels[i] = colorOf(values[i], maximum);
+  fill(canvas, columns, rows, pixels);
 }
 
 /** Draws values interpolated between the centers of the squares, as LayerAttribution.interpolate with "bilinear". */
 function drawSmooth(canvas, values, rows, columns, maximum, width, height) {
-  canvas.width = width;
-  canvas.height = height;
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(width, height);
+  const pixels = new Uint32Array(width * height);
   const across = between(columns, width);
   const down = between(rows, height);
   for (let y = 0; y < height; y++) {
     const [above, below, v] = [down.before[y] * columns, down.after[y] * columns, down.fraction[y]];
     for (let x = 0; x < width; x++) {
-      const [left, right, u] = [across.before[x], across.after[x], across.fraction[x]];
+      const left = across.before[x];
+      const right = across.after[x];
+      const u = across.fraction[x];
       const top = values[above + left] * (1 - u) + values[above + right] * u;
       const bottom = values[below + left] * (1 - u) + values[below + right] * u;
-      colorize(image.data, y * width + x, top * (1 - v) + bottom * v, maximum);
+      pixels[y * width + x] = colorOf(top * (1 - v) + bottom * v, maximum);
     }
   }
-  context.putImageData(image, 0, 0);
+  fill(canvas, width, height, pixels);
 }
 
 /** For each of `length` pixels, the two of `size` squares that it lies between, and how far. */
@@ -61,6 +64,9 @@ function outlines(neurons, region) {
   return [[top, left, bottom - top + 1, right - left + 1]];
 }
 
+/** How bright the photograph is behind the map: at full opacity, white is no brighter than a third of the maximum. */
+const brightnessBehind = (opacity) => 1 - 0.68 * (opacity / 100);
+
 /** The picture as a canvas of its own: the photograph, the map over it, and the outlines. */
 function compose(photograph, map, layer, state) {
   const canvas = document.createElement("canvas");
@@ -70,15 +76,18 @@ function compose(photograph, map, layer, state) {
   const context = canvas.getContext("2d");
   context.drawImage(photograph, 0, 0, canvas.width, canvas.height);
   if (state.show === "photograph") return canvas;
+  const brightness = state.show === "map" ? 0 : brightnessBehind(state.opacity);
   const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
   for (let i = 0; i < pixels.data.length; i += 4) {
     const [red, green, blue] = pixels.data.subarray(i, i + 3);
-    pixels.data.fill(0.2126 * red + 0.7152 * green + 0.0722 * blue, i, i + 3);
+    pixels.data.fill(brightness * (0.2126 * red + 0.7152 * green + 0.0722 * blue), i, i + 3);
   }
   context.putImageData(pixels, 0, 0);
+  context.globalCompositeOperation = "screen"; // as light is added to light: nothing gets darker where the map is zero
   context.globalAlpha = state.show === "map" ? 1 : state.opacity / 100;
   context.imageSmoothingEnabled = isSmooth(state);
   context.drawImage(map, 0, 0, canvas.width, canvas.height);
+  context.globalCompositeOperation = "source-over";
   context.globalAlpha = 1;
   const [height, width] = [canvas.height / layer.rows, canvas.width / layer.columns];
   for (const [color, thickness] of [["black", 4], ["white", 2]]) {

@@ -56,15 +56,17 @@ function boxOf([[row, column], [otherRow, otherColumn]]) {
 /** The map: the rectified sum, zero except at the chosen neurons. */
 function mapOf(layer, weights, filters, neurons, region) {
   const sum = filters.length ? weightedSum(layer, weights, filters) : wholeSum(layer, weights);
+  const rectified = sum.map((value) => Math.max(value, 0));
   const chosen = positionsOf(layer, neurons, region);
+  if (!chosen) return rectified;
   const map = new Float64Array(layer.positions);
-  for (const i of chosen ?? map.keys()) map[i] = Math.max(sum[i], 0);
+  for (const i of chosen) map[i] = rectified[i];
   return map;
 }
 
 function largest(values) {
   let found = 0;
-  for (const value of values) found = Math.max(found, value);
+  for (let i = 0; i < values.length; i++) found = Math.max(found, values[i]);
   return found;
 }
 

@@ -52,7 +52,7 @@ def pack_photograph(photograph: npt.NDArray[np.float32]) -> dict[str, Any]:
 
 
 def pack_colors(colors: npt.NDArray[np.uint8]) -> str:
-    """Packs a table of colors, (n, 3)."""
+    """Packs a table of colors, (n, 4): red, green, blue and opacity."""
     return _base64(colors.tobytes())
 
 

@@ -112,7 +112,7 @@ function shownMap() {
 
 /** The value of the brightest color: the map's maximum, or with a shared scale that of the maps of all classes. */
 function brightest(map) {
-  if (state.scale === "own") return largest(map);
+  if (state.scale === "each") return largest(map);
   const wholes = Object.values(layer.weights[state.method]).map((weights) => largest(wholeSum(layer, weights)));
   return Math.max(largest(map), ...wholes);
 }
@@ -129,13 +129,20 @@ function showPicture() {
     drawSquares(element("map"), map, layer.rows, layer.columns, maximum);
   }
   picture.dataset.show = state.show;
-  element("map").style.opacity = state.show === "overlay" ? state.opacity / 100 : 1;
+  setOpacity(state.opacity);
   const values = maximum ? [0, maximum / 2, maximum].map(digits) : ["0", "zero everywhere"];
   element("legend-values").replaceChildren(...values.map((value) => create("span", "", value)));
   const { target, method } = shown;
   const { name } = photograph().classes.find((one) => one.target === target);
   picture.setAttribute("aria-label", `${method} map of ${layer.name} for ${name}, maximum ${digits(largest(map))}`);
   showMarks(shown);
+}
+
+/** Lets the map shine through the photograph, which is the darker the more of the map one sees. */
+function setOpacity(opacity) {
+  const isOverlay = state.show === "overlay";
+  element("map").style.opacity = isOverlay ? opacity / 100 : 1;
+  element("photograph").style.filter = isOverlay ? `grayscale(1) brightness(${brightnessBehind(opacity)})` : "";
 }
 
 function showMarks({ neurons, region }) {
@@ -225,7 +232,7 @@ function drawFilters(list) {
   const maps = buttons.map(({ dataset }) => mapOf(layer, weightsOf(state), [Number(dataset.filter)], [], false));
   const shared = largest(maps.map(largest));
   buttons.forEach((button, i) => {
-    const maximum = state.scale === "own" ? largest(maps[i]) : shared;
+    const maximum = state.scale === "each" ? largest(maps[i]) : shared;
     drawSquares(button.querySelector("canvas"), maps[i], layer.rows, layer.columns, maximum);
   });
   markFilters();
@@ -358,7 +365,7 @@ onTyped("neurons", (text) => {
   return [{ neurons }, neurons.filter((neuron) => !hasNeuron(packedLayer(), neuron))];
 });
 element("region").addEventListener("change", ({ target }) => choose({ region: target.checked }));
-element("opacity").addEventListener("input", ({ target }) => (element("map").style.opacity = target.value / 100));
+element("opacity").addEventListener("input", ({ target }) => setOpacity(target.value));
 element("opacity").addEventListener("change", ({ target }) => choose({ opacity: Number(target.value) }));
 element("undo").addEventListener("click", undo);
 element("clear").addEventListener("click", () => {

@@ -1,6 +1,6 @@
 // What is chosen, its past for undo, and its form in the address.
 
-const VIEWS = { show: ["overlay", "map", "photograph"], scale: ["own", "shared"], drawn: ["smooth", "squares"] };
+const VIEWS = { show: ["overlay", "map", "photograph"], scale: ["each", "shared"], drawn: ["smooth", "squares"] };
 
 /** What the page shows first for a photograph. */
 function opening(number) {
@@ -14,8 +14,8 @@ function opening(number) {
     neurons: selection.neurons,
     region: selection.region,
     show: "overlay",
-    opacity: 60,
-    scale: "own",
+    opacity: 80,
+    scale: "each",
     drawn: "smooth",
   };
 }
