@@ -215,6 +215,12 @@ def test_filters_by_pointing_clicking_and_typing(page: Any) -> None:
     assert page.locator("#filters").input_value() == f"{ranked[1]}, {ranked[4]}"
     assert f"filters=[{ranked[1]}, {ranked[4]}], attr_dim_summation=True" in call(page)
 
+    hidden = ranked[-1]
+    page.reload()
+    settled(page)
+    page.locator("#filters").fill(str(hidden))
+    page.keyboard.press("Enter")
+    assert [int(number) for number in page.locator("#strip .number").all_inner_texts()] == [*ranked[:36], hidden]
     page.locator("#filters").fill("10 32;3, 99 10")
     page.keyboard.press("Enter")
     assert state(page)["filters"] == [10, 32, 3]
@@ -398,8 +404,10 @@ def test_the_address_holds_the_choice(page: Any, file: Path) -> None:
     settled(page)
     assert (state(page), page.evaluate("[...shownMap()]")) == (chosen, shown)
     page.goto(file.as_uri())
+    settled(page)
     assert state(page)["filters"] == []
     page.goto(address)  # the same document: only the fragment changes
+    wait_until(page, "state.filters.length && listed !== null")
     assert (state(page), page.evaluate("[...shownMap()]")) == (chosen, shown)
 
 

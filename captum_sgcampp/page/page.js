@@ -165,9 +165,9 @@ function showMarks({ neurons, region }) {
 
 const scopes = {}; // what the readout and the strip show now
 
-/** Whether a list of filters must be made anew: for other weights or neurons than before. */
-function isNew(list, neurons, region, length) {
-  const scope = JSON.stringify([layer.key, state.method, state.target, state.scale, neurons, region, length]);
+/** Whether a list of filters must be made anew: for other weights, neurons or filters than before. */
+function isNew(list, neurons, region, filters) {
+  const scope = JSON.stringify([layer.key, state.method, state.target, state.scale, neurons, region, filters]);
   if (scopes[list] === scope) return false;
   scopes[list] = scope;
   return true;
@@ -181,7 +181,7 @@ function showReadout() {
   element("place").textContent = heading;
   element("value").textContent = text;
   element("means").style.visibility = positions?.length === 1 ? "hidden" : "visible";
-  if (!isNew("readout", neurons, region, IN_READOUT)) return markFilters();
+  if (!isNew("readout", neurons, region)) return markFilters();
   const rows = ranking(layer, weightsOf(state), positions)
     .slice(0, IN_READOUT)
     .map(({ number, activation, weight, share }) => {
@@ -220,9 +220,10 @@ function showStrip() {
   element("filters-note").textContent =
     `Each filter\u2019s own map, sorted by its share in the map${state.neurons.length ? " at the chosen neurons" : ""}. ` +
     "Point to see one alone; click to choose, several are added up.";
-  if (!isNew("strip", state.neurons, state.region, length)) return markFilters();
-  const ranked = ranking(layer, weightsOf(state), positionsOf(layer, state.neurons, state.region)).slice(0, length);
-  const buttons = ranked.map(({ number, share }) => filterButton(number, share, peekAtFilter, toggleFilter));
+  const ranked = ranking(layer, weightsOf(state), positionsOf(layer, state.neurons, state.region));
+  const shown = ranked.filter(({ number }, rank) => rank < length || state.filters.includes(number));
+  if (!isNew("strip", state.neurons, state.region, shown.map(({ number }) => number))) return markFilters();
+  const buttons = shown.map(({ number, share }) => filterButton(number, share, peekAtFilter, toggleFilter));
   element("strip").replaceChildren(...buttons);
   drawFilters(element("strip"));
 }
