@@ -217,6 +217,25 @@ def test_the_last_maps_of_each_resolution() -> None:
     assert last_maps(list_layers(nn.Linear(3, 2), torch.rand(1, 3))) == []
 
 
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "tutorials" / "page_example.html"
+
+
+@pytest.mark.skipif(not EXAMPLE.exists(), reason="only in a checkout")
+def test_the_example_is_of_this_version(tmp_path: Path) -> None:
+    """Otherwise write it anew: captum-sgcampp --layer _blocks.4 _blocks.10 _blocks.15 --top-k 3 --page FILE."""
+    explanation().save_page(tmp_path / "page.html")
+    example, page = (
+        re.split(r'<title>.*?</title>|<script type="application/json".*?</script>', file.read_text("utf-8"))
+        for file in (EXAMPLE, tmp_path / "page.html")
+    )
+    assert example == page
+    assert EXAMPLE.stat().st_size < 1_000_000
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert "(tutorials/page_example.html)" in readme
+    assert "(tutorials/images/page.jpg)" in readme
+
+
 def test_a_photograph_with_the_default_layers_takes_three_megabytes(tmp_path: Path) -> None:
     classifiers = pytest.importorskip("captum_sgcampp.cli.classifiers", reason="the network is in the extra demo")
     skimage = pytest.importorskip("skimage", reason="the photograph is in the extra demo")
