@@ -32,9 +32,11 @@ async function unpack(packed) {
 
 const loaded = new Map();
 
+const keyOf = (photograph, name) => `${photograph} ${name}`;
+
 /** A layer of a photograph, read once. */
 function loadLayer(photograph, name) {
-  const key = `${photograph} ${name}`;
+  const key = keyOf(photograph, name);
   if (!loaded.has(key)) loaded.set(key, readLayer(photograph, name, key));
   return loaded.get(key);
 }

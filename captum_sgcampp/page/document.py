@@ -16,7 +16,7 @@ from captum_sgcampp.page.contents import MAX_BYTES, contents
 if TYPE_CHECKING:
     from captum_sgcampp.explanation import Explanation
 
-SCRIPTS = ("data.js", "maps.js", "state.js", "call.js", "drawing.js", "controls.js", "page.js")
+SCRIPTS = ("data.js", "maps.js", "state.js", "call.js", "drawing.js", "controls.js", "page.js", "inputs.js")
 """The scripts, each of which uses those before it."""
 
 
