@@ -384,6 +384,12 @@ def test_a_shared_scale_is_that_of_the_brightest_class(page: Any) -> None:
         choose(page, "classes", str(target))
         high = float(page.locator("#legend-values span").last.inner_text())
         assert high == pytest.approx(max(maxima.values()), rel=5e-3)
+    page.locator("#methods label").first.hover()
+    of_method = "Math.max(...[5, 2, 0].map((target) => largest(wholeSum(layer, layer.weights['Grad-CAM'][target]))))"
+    assert float(page.locator("#legend-values span").last.inner_text()) == pytest.approx(
+        page.evaluate(of_method), rel=5e-3
+    )
+    page.mouse.move(5, 5)
     choose(page, "scale", "each")
     assert float(page.locator("#legend-values span").last.inner_text()) == pytest.approx(maxima[0], rel=5e-3)
 

@@ -113,16 +113,16 @@ function shownMap() {
 }
 
 /** The value of the brightest color: the map's maximum, or with a shared scale that of the maps of all classes. */
-function brightest(map) {
+function brightest(map, method) {
   if (state.scale === "each") return largest(map);
-  const wholes = Object.values(layer.weights[state.method]).map((weights) => largest(wholeSum(layer, weights)));
+  const wholes = Object.values(layer.weights[method]).map((weights) => largest(wholeSum(layer, weights)));
   return Math.max(largest(map), ...wholes);
 }
 
 function showPicture() {
   const shown = { ...state, ...peek };
   const map = shownMap();
-  const maximum = brightest(map);
+  const maximum = brightest(map, shown.method);
   const { width, height } = photograph().image;
   const enlarged = Math.max(1, Math.ceil(448 / Math.max(width, height)));
   if (isSmooth(shown)) {
