@@ -63,7 +63,7 @@ def settled(page: Any) -> Any:
 
 def wait_until(page: Any, expression: str) -> None:
     """Waits until an expression is true. The page refuses Playwright's own way, which evaluates a string in it."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not page.evaluate(expression):
         assert time.monotonic() < deadline, expression
         time.sleep(0.01)
