@@ -1,8 +1,9 @@
 """From a model and an input to an explanation: probabilities, and the map of each method, layer and target."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,16 +13,17 @@ from matplotlib.figure import Figure
 from torch import Generator, Tensor
 from torch.nn import Module
 
-from captum_sgcampp import formulas, picture, user_warnings
+from captum_sgcampp import formulas, page, picture, user_warnings
 from captum_sgcampp.averaging import Averaging
 from captum_sgcampp.cam_attribution import as_examples, as_forward_args, require_choice
 from captum_sgcampp.formulas import ALPHAS, Derivatives
 from captum_sgcampp.layer_pass import LayerProbe
 from captum_sgcampp.layer_view import LayerView
-from captum_sgcampp.layers import dotted_name, find_layer
+from captum_sgcampp.layers import dotted_name, find_layer, is_named
 from captum_sgcampp.noise import Noise
 from captum_sgcampp.photograph import pixels
 from captum_sgcampp.picture import Box, Panel, Row
+from captum_sgcampp.recipe import Recipe, seed_of
 from captum_sgcampp.selection import Selection
 from captum_sgcampp.sources import SOURCES
 
@@ -55,7 +57,7 @@ SCALES = {
 """The scales of a picture, in words."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     r"""What a model finds in one input: probabilities, and the map for each method, layer and target.
 
@@ -69,6 +71,10 @@ class Explanation:
         settings: The title of the picture: model, layers and noise.
         class_names: The names of the classes, if known.
         selection: The selected filters and neurons.
+        activations: The activations of each layer without noise, (1, C, \*spatial), of all channels, or of the selected
+            ones with ``derivatives="autograd"``.
+        weights: Their weights by method, layer and target: (1, C, 1, ...), or (1, C, \*spatial) for Smooth Layer-CAM.
+        recipe: How the maps were computed.
     """
 
     scores: Tensor
@@ -78,6 +84,9 @@ class Explanation:
     settings: str
     class_names: Sequence[str] | None
     selection: Selection
+    activations: dict[str, Tensor]
+    weights: dict[tuple[str, str, int], Tensor]
+    recipe: Recipe
 
     @property
     def probabilities(self) -> Tensor:
@@ -134,6 +143,25 @@ class Explanation:
     def _maximum(self, method: str, layer: str) -> float:
         """The largest value of all maps of a method at a layer."""
         return max(float(found.max()) for (*key, _), found in self.maps.items() if key == [method, layer])
+
+    def save_page(self, path: str | PathLike[str], max_bytes: int = page.MAX_BYTES) -> None:
+        """Writes a page to explore the maps in a browser: one HTML file that needs no network.
+
+        See :func:`captum_sgcampp.page.save_page`, which writes several explanations into one page.
+        """
+        page.save_page([self], path, max_bytes)
+
+    def __repr__(self) -> str:
+        """What is explained, in one line."""
+        model, layers = self.recipe.model_name, list(self.activations)
+        return f"Explanation(title={self.title!r}, model={model!r}, layers={layers!r}, targets={self.targets!r})"
+
+    def _repr_html_(self) -> str | None:
+        """Shows the page in a notebook, within a frame of its own; None if there is nothing that it can show."""
+        try:
+            return page.frame([self])
+        except ValueError:
+            return None
 
     def _outlines(self) -> list[Box]:
         """The boxes around the selected neurons."""
@@ -234,11 +262,16 @@ def explain(
     smooth = [_METHODS[method].smooth for method in methods]
     noise = Noise(n_samples if any(smooth) else 0, stdevs, n_samples_batch_size, generator)
     noise.check((inputs,))
+    if noise.n_samples:
+        noise = replace(noise, generator=noise.source((inputs,)))  # already here, to know its seed
+    seed = seed_of(noise.generator)
     user_warnings.warn(user_warnings.training_mode(model))
     selection = Selection(filters, subset, region)
-    view = LayerView(selection, reshape_transform)
+    # Other filters cost nothing, and the page shows them; only true derivatives are taken filter by filter.
+    view = LayerView(selection, reshape_transform, compute_all_channels=derivatives != "autograd")
+    read_scores = _ScoreReader()
     averaging = Averaging(
-        LayerProbe(model, list(names), read_scores=logits_of),
+        LayerProbe(model, list(names), read_scores=read_scores),
         view,
         derivatives,
         noise,
@@ -250,22 +283,49 @@ def explain(
         choose = partial(_choose_targets, targets=None if targets is None else list(targets), top_k=top_k)
         averages = averaging.run((inputs,), forward_args, choose)
         maps: dict[tuple[str, str, int], Tensor] = {}
+        all_activations: dict[str, Tensor] = {}
+        all_weights: dict[tuple[str, str, int], Tensor] = {}
         for target, at_layers in zip(averages.targets, averages.statistics, strict=True):
             assert isinstance(target, int)
             for statistics in at_layers:
                 layer, activations = names[statistics.layer], statistics.activations
+                all_activations[layer] = activations
                 for method in methods:
                     if (method, layer, target) in maps:
                         raise ValueError(f"layers: {layer} has several tensors; choose a layer within it.")
                     found = statistics.averaged if _METHODS[method].smooth else statistics.clean
                     assert found is not None, "they are taken where a method needs them"
                     weights = _METHODS[method].weights(alpha, activations, found)
+                    all_weights[method, layer, target] = weights
                     maps[method, layer, target] = view.attribution(weights, activations)
-    settings = f"{model_name or type(model).__name__}, layer {', '.join(names.values())}"
+    recipe = Recipe(
+        model_name=model_name or type(model).__name__,
+        n_samples=noise.n_samples,
+        stdevs=stdevs,
+        seed=seed,
+        alpha=alpha,
+        derivatives=derivatives,
+        has_reshape_transform=reshape_transform is not None,
+        has_forward_args=bool(forward_args),
+        scores_within=read_scores.within,
+        layers_by_name=frozenset(name for layer, name in names.items() if is_named(model, layer, name)),
+    )
+    settings = f"{recipe.model_name}, layer {', '.join(names.values())}"
     if noise.n_samples:
         settings += f"; noise: n = {n_samples}, \N{GREEK SMALL LETTER SIGMA} = {stdevs:g}"
     shown = _input_as_photograph(inputs) if photograph is None else pixels(photograph)
-    return Explanation(averages.output[0], maps, shown, title, settings, class_names, selection)
+    return Explanation(
+        averages.output[0],
+        maps,
+        shown,
+        title,
+        settings,
+        class_names,
+        selection,
+        all_activations,
+        all_weights,
+        recipe,
+    )
 
 
 def _names_of(model: Callable[..., Any], layers: Module | str | Sequence[Module | str]) -> dict[Module, str]:
@@ -298,6 +358,17 @@ def _choose_targets(output: Tensor, targets: Sequence[int] | None, top_k: int) -
 def logits_of(output: Any) -> Any:
     """The scores of a model that returns an object or a mapping with `logits`; anything else as it is."""
     return output.get("logits", output) if isinstance(output, Mapping) else getattr(output, "logits", output)
+
+
+class _ScoreReader:
+    """Reads the scores of a model, and remembers whether they were within an object."""
+
+    within = False
+
+    def __call__(self, output: Any) -> Any:
+        scores = logits_of(output)
+        self.within = scores is not output
+        return scores
 
 
 def _input_as_photograph(inputs: Tensor) -> npt.NDArray[np.float32] | None:

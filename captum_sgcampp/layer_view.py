@@ -20,10 +20,12 @@ class LayerView:
     Args:
         selection: The filters and neurons.
         reshape_transform: Turns the layer's tensor into (N, C, *spatial), where it has another shape.
+        compute_all_channels: Select the filters last too, so that activations and weights are those of all channels.
     """
 
     selection: Selection
     reshape_transform: Callable[[Tensor], Tensor] | None = None
+    compute_all_channels: bool = False
 
     def activations(self, tensor: Tensor, layer: str) -> Tensor:
         """Turns activations into maps.
@@ -98,7 +100,7 @@ class LayerView:
         r"""Combines weights and activations to the map of eq. (2).
 
         Args:
-            weights: The weights of the selected channels, (N, C, 1, ...), or of each position, (N, C, \*spatial).
+            weights: The weights of the same channels, (N, C, 1, ...), or of each position, (N, C, \*spatial).
             activations: What :meth:`activations` returned.
             relu_attributions: Rectify the map.
             sum_channels: Sum over the channels. None sums unless filters are selected.
@@ -108,6 +110,8 @@ class LayerView:
         """
         if sum_channels is None:
             sum_channels = self.selection.filters is None
+        if self.compute_all_channels:
+            weights, activations = self.selection.channels(weights), self.selection.channels(activations)
         attribution = formulas.weighted_activations(weights, activations, sum_channels)
         return self.selection.neurons(attribution.relu() if relu_attributions else attribution)
 
@@ -115,5 +119,6 @@ class LayerView:
         return self.reshape_transform(tensor) if self.reshape_transform else tensor
 
     def _selected(self, maps: Tensor) -> Tensor:
-        """The selected channels in full precision: half becomes float32; float32 and float64 stay."""
-        return self.selection.channels(maps).to(torch.promote_types(maps.dtype, torch.float32))
+        """The channels to compute, in full precision: half becomes float32; float32 and float64 stay."""
+        selected = maps if self.compute_all_channels else self.selection.channels(maps)
+        return selected.to(torch.promote_types(maps.dtype, torch.float32))

@@ -1,14 +1,14 @@
 """The layers of a model: listing them, and finding one by its name."""
 
 import difflib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import DataParallel, Module
+from torch.nn import Conv2d, DataParallel, Module
 from torch.nn.parallel import DistributedDataParallel
 
 from captum_sgcampp._torch import weights_are_cached
@@ -26,6 +26,8 @@ class LayerInfo:
     """The shape of each tensor that it returned in its last run; empty if it did not run."""
     calls: int
     """The number of times that it ran."""
+    input_shapes: tuple[tuple[int, ...], ...] = ()
+    """The shape of each tensor that it was given by position in its last run."""
 
     @property
     def output_summary(self) -> str:
@@ -62,13 +64,12 @@ def list_layers(model: Module, *inputs: Any) -> list[LayerInfo]:
         1: ReLU, (1, 8, 6, 6)
     """
     names = {module: name for name, module in model.named_modules() if name}
-    finished: dict[Module, tuple[int, tuple[tuple[int, ...], ...]]] = {}
+    finished: dict[Module, LayerInfo] = {}
 
-    def finish(module: Module, _args: Any, output: Any) -> None:
-        calls, _ = finished.pop(module, (0, ()))
-        tensors = output if isinstance(output, (tuple, list)) else (output,)
-        shapes = tuple(tuple(tensor.shape) for tensor in tensors if isinstance(tensor, Tensor))
-        finished[module] = calls + 1, shapes
+    def finish(module: Module, args: Any, output: Any) -> None:
+        calls = finished.pop(module).calls if module in finished else 0
+        outputs = output if isinstance(output, (tuple, list)) else (output,)
+        finished[module] = LayerInfo(names[module], module, _shapes(outputs), calls + 1, _shapes(args))
 
     with ExitStack() as stack:
         for module in list(names):
@@ -79,9 +80,53 @@ def list_layers(model: Module, *inputs: Any) -> list[LayerInfo]:
         # Cached weights are reused, and need the graph that they would have without this pass.
         stack.enter_context(torch.set_grad_enabled(torch.is_grad_enabled() and weights_are_cached()))
         model(*inputs)
-    return [LayerInfo(names[module], module, shapes, calls) for module, (calls, shapes) in finished.items()] + [
+    return list(finished.values()) + [
         LayerInfo(name, module, (), 0) for module, name in names.items() if module not in finished
     ]
+
+
+def last_maps(layers: Sequence[LayerInfo]) -> list[LayerInfo]:
+    """Chooses the layers of a convolutional network that are usually worth a look: the last map of each resolution.
+
+    A resolution is that of a convolution's output, above 1 x 1. Left out are pooling layers, layers that run more than
+    once, and those within a block that changes their resolution, which are a part of the next map.
+
+    Args:
+        layers: What :func:`list_layers` returned.
+
+    Returns:
+        The layers from the finest to the coarsest resolution; none for networks without two-dimensional maps.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_sgcampp import list_layers
+        >>> from captum_sgcampp.layers import last_maps
+        >>> conv, relu, pool = torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2)
+        >>> model = torch.nn.Sequential(conv, relu, pool, torch.nn.Conv2d(8, 16, 1))
+        >>> [layer.name for layer in last_maps(list_layers(model, torch.rand(1, 3, 8, 8)))]
+        ['1', '3']
+    """
+    resolutions = {layer.name: _resolution(layer.shapes) for layer in layers}
+    convolved = {resolutions[layer.name] for layer in layers if isinstance(layer.module, Conv2d)} - {None, (1, 1)}
+    blocks = [layer for layer in layers if _resolution(layer.input_shapes) not in {None, resolutions[layer.name]}]
+    last: dict[tuple[int, ...] | None, LayerInfo] = {}
+    for layer in layers:
+        resolution = resolutions[layer.name]
+        within = [block for block in blocks if layer.name.startswith(f"{block.name}.")]
+        is_map = resolution in convolved and layer.calls == 1 and "Pool" not in type(layer.module).__name__
+        if is_map and all(_resolution(block.input_shapes) != resolution for block in within):
+            last[resolution] = layer
+    return [last[resolution] for resolution in sorted(last, key=lambda size: size or (), reverse=True)]
+
+
+def _shapes(values: Iterable[Any]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(value.shape) for value in values if isinstance(value, Tensor))
+
+
+def _resolution(shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...] | None:
+    """The height and width of a single tensor of maps, (N, C, H, W); None for other shapes."""
+    return shapes[0][2:] if len(shapes) == 1 and len(shapes[0]) == 4 else None
 
 
 def find_layer(forward_func: Callable[..., Any], layer: Module | str) -> Module:
@@ -118,6 +163,13 @@ def dotted_name(forward_func: Callable[..., Any], layer: Module) -> str | None:
     wrappers = _unwrap(forward_func) if isinstance(forward_func, Module) else []
     names = [name for wrapper in wrappers for name, module in wrapper.named_modules() if module is layer and name]
     return names[-1] if names else None
+
+
+def is_named(forward_func: Callable[..., Any], layer: Module, name: str) -> bool:
+    """Whether `get_submodule` of `forward_func` finds the layer by this name."""
+    if not isinstance(forward_func, Module):
+        return False
+    return dict(forward_func.named_modules(remove_duplicate=False)).get(name) is layer
 
 
 def layer_name(forward_func: Callable[..., Any], layer: Module) -> str:

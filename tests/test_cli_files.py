@@ -18,7 +18,7 @@ from cli_helpers import opened, photograph
 
 from captum_sgcampp.__main__ import main
 from captum_sgcampp.cli.errors import CommandError
-from captum_sgcampp.cli.outputs import picture_files
+from captum_sgcampp.cli.outputs import page_file, picture_files
 from captum_sgcampp.cli.photographs import find
 from captum_sgcampp.files import write_whole
 
@@ -43,6 +43,11 @@ def planned(*arguments: str, output: str | None = None, read: Sequence[str] = ()
     photographs = find(paths)
     several = len(photographs) > 1 or any(path.is_dir() for path in paths)
     return list(map(str, picture_files(photographs, output, list(map(Path, read)), several=several)))
+
+
+def tiny_page(photo: str, page: str) -> str:
+    """The file that the page would go to."""
+    return str(page_file(Path(page), find([Path(photo)]), []))
 
 
 # What is read
@@ -165,6 +170,24 @@ def test_what_is_printed_is_what_was_written(capsys: pytest.CaptureFixture[str])
     ]
 
 
+def test_a_page_for_several_photographs(capsys: pytest.CaptureFixture[str]) -> None:
+    photographs = [str(photograph("coffee.png")), "missing.png", str(photograph("camera.png"))]
+    Path("out").mkdir()
+    assert main([*photographs, *FAST, "--page", "out/both.html"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1] == "out/both.html"
+    assert "cannot read missing.png" in captured.err
+    page = Path("out/both.html").read_text(encoding="utf-8")
+    for name in ("coffee.png", "camera.png", "espresso", "tripod", "_blocks.4", "_blocks.14"):
+        assert f'"{name}"' in page
+    assert not list(Path().rglob("captum-sgcampp-*"))  # no picture unless asked for
+
+    one = ["coffee.png", *FAST, "--layer", "_blocks.10", "_blocks.14"]
+    assert main([*one, "--page", "one.html", "--output", "."]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == ["captum-sgcampp-coffee.png", "one.html"]
+    assert '"_blocks.4"' not in Path("one.html").read_text(encoding="utf-8")
+
+
 def test_folders_keep_their_structure() -> None:
     tiny("photos/a.jpg", "photos/cats/a.jpg", "photos/dogs/a.jpg")
     assert planned("photos", output="out") == [
@@ -197,6 +220,11 @@ def test_a_photograph_is_never_written_over(capsys: pytest.CaptureFixture[str]) 
 
     tiny("x.png", "captum-sgcampp-x.png")
     assert planned("x.png", "captum-sgcampp-x.png")[0] == "captum-sgcampp-x-2.png"
+    page = tiny_page("x.png", "x.html")
+    assert page == "x.html"
+    assert tiny_page("x.png", "page") == "page.html"
+    with pytest.raises(CommandError, match=r"--page x.png would overwrite a file that the command reads"):
+        tiny_page("x.png", "x.png")
     Path("weights.png").touch()
     with pytest.raises(CommandError, match="would overwrite"):
         planned("x.png", output="weights.png", read=["weights.png"])

@@ -94,8 +94,9 @@ def test_smoothing_matters_at_the_default_layer_of_torchvisions_families(name: s
             nn.init.normal_(weight, std=0.02)  # torchvision's classifiers of transformers are zero
     size = preset.crop_size[0]
     calibrated(model, torch.randn(3, 3, size, size))
-    chosen = Classifier(name, model, preset, CPU).layer(None)
-    assert chosen.name == layer
+    classifier = Classifier(name, model, preset, CPU)
+    chosen = classifier.choose(classifier.default_layers())
+    assert chosen.names == [layer]
     method = LayerSmoothGradCAMpp(model, layer, reshape_transform=chosen.reshape_transform)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # such as "smoothing changes nothing"
@@ -172,8 +173,8 @@ def test_timm(name: str, layer: str, grid: int, capsys: pytest.CaptureFixture[st
     folder = timm_folder(name)
     classifier = load_classifier(f"timm:{folder}", CPU)
     assert classifier.classes == NAMES
-    chosen = classifier.layer(None)
-    assert chosen.name == layer
+    chosen = classifier.choose(classifier.default_layers())
+    assert chosen.names == [layer]
     values = torch.empty(next(found.shapes[0] for found in classifier.layers if found.name == layer))
     map_of_layer = chosen.reshape_transform(values) if chosen.reshape_transform else values
     assert tuple(map_of_layer.shape[2:]) == (grid, grid)
@@ -255,14 +256,15 @@ def test_hugging_face(kind: str, layer: str, grid: int, capsys: pytest.CaptureFi
     folder = transformers_folder(kind)
     classifier = load_classifier(f"hf:{folder}", CPU)
     assert classifier.classes == NAMES
-    chosen = classifier.layer(None)
-    assert chosen.name.endswith(layer)
-    values = torch.empty(next(found.shapes[0] for found in classifier.layers if found.name == chosen.name))
+    chosen = classifier.choose(classifier.default_layers())
+    (name,) = chosen.names
+    assert name.endswith(layer)
+    values = torch.empty(next(found.shapes[0] for found in classifier.layers if found.name == name))
     map_of_layer = chosen.reshape_transform(values) if chosen.reshape_transform else values
     assert tuple(map_of_layer.shape[2:]) == (grid, grid)
     assert main(["--model", f"hf:{folder}", *FAST, "--target", "bee"]) == 0
     captured = capsys.readouterr()
-    assert captured.out.splitlines()[0] == f"camera: hf:{folder}, layer {chosen.name}"
+    assert captured.out.splitlines()[0] == f"camera: hf:{folder}, layer {name}"
     assert len(panels(captured.out.splitlines()[-1])) == 2
 
 

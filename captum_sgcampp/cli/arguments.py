@@ -29,6 +29,7 @@ examples:
   captum-sgcampp cat.jpg --model my_model.py:load your own: load() returns the model, its
                                                   preprocessing and the names of its classes
   captum-sgcampp cat.jpg --layer _blocks.10 --filters 10 32 3 --subset 2,4 9,10 --region
+  captum-sgcampp cat.jpg dog.jpg --top-k 3 --page pets.html
 
 the default layer, which --list-layers marks, is one below a nonlinearity, because smoothing
 changes nothing where everything above a layer is affine:
@@ -104,7 +105,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 
 def _add_layer(parser: argparse.ArgumentParser) -> None:
     layer = parser.add_argument_group("layer")
-    layer.add_argument("--layer", metavar="NAME", help="the layer's dotted name; default: see below")
+    layer.add_argument("--layer", nargs="+", metavar="NAME", help="dotted names of layers; default: see below")
     layer.add_argument(
         "--list-layers", action="store_true", help="print the name, type and output shape of each layer, and exit"
     )
@@ -173,6 +174,13 @@ def _add_picture(parser: argparse.ArgumentParser) -> None:
         help="the picture (PNG unless the name ends otherwise); or a folder: an existing one, a name that ends with "
         "a slash, or any if there are several photographs; default: captum-sgcampp-PHOTOGRAPH.png in the current "
         "folder",
+    )
+    picture.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE",
+        help="write one HTML page to explore all photographs in a browser, and pictures only with --output; its "
+        "default layers are the last maps of each resolution and the default layer, with which it opens",
     )
 
 

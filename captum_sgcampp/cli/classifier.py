@@ -14,15 +14,15 @@ from captum_sgcampp.cli.default_layer import default_layer
 from captum_sgcampp.cli.errors import CommandError, described, unknown
 from captum_sgcampp.cli.map_of_layer import as_map, patch_size_of
 from captum_sgcampp.explanation import logits_of
-from captum_sgcampp.layers import LayerInfo, list_layers
+from captum_sgcampp.layers import LayerInfo, last_maps, list_layers
 
 
-class ChosenLayer(NamedTuple):
-    """A layer to attribute to."""
+class ChosenLayers(NamedTuple):
+    """The layers to attribute to."""
 
-    name: str
+    names: list[str]
     reshape_transform: Callable[[Tensor], Tensor] | None
-    """As the attribution methods take it."""
+    """As the attribution methods take it, for all of them."""
 
 
 class _Trial(NamedTuple):
@@ -93,36 +93,41 @@ class Classifier:
         return self._trial.layers
 
     def default_layer(self) -> str | None:
-        """The name of the layer that suits the network; None if it has no maps."""
-        return default_layer(self.layers, self._reshape)
+        """The name of the layer that suits the network; None if that is not known, as with a `reshape_transform`."""
+        return None if self.reshape_transform else default_layer(self.layers, self._reshape)
 
-    def layer(self, name: str | None) -> ChosenLayer:
-        """Finds a layer by its dotted name, or the one that suits the network.
+    def default_layers(self, *, of_each_resolution: bool = False) -> list[str]:
+        """The names of the layers to take if none are given: the default layer, after the last of each resolution."""
+        default = self.default_layer()
+        if default is None:
+            raise CommandError(f"{self.name} has no layer that is known to be a map; choose one (see --list-layers)")
+        others = last_maps(self.layers) if of_each_resolution else []
+        return [*(layer.name for layer in others if layer.name != default), default]
+
+    def choose(self, names: Sequence[str]) -> ChosenLayers:
+        """Finds layers by their dotted names.
 
         Raises:
-            CommandError: There is no such layer, or it is not a map.
+            CommandError: There is no such layer, or one is not a map.
         """
-        name = name or self.default_layer()
-        if name is None:
-            raise CommandError(f"{self.name} has no layer that is known to be a map; choose one (see --list-layers)")
         layers = {layer.name: layer for layer in self.layers}
-        if name not in layers:
-            raise unknown("layer", name, layers)
-        reshape_transform = self._reshape(layers[name])
-        self._require_map(layers[name], reshape_transform)
-        return ChosenLayer(name, reshape_transform)
+        for name in names:
+            if name not in layers:
+                raise unknown("layer", name, layers)
+            self._require_map(layers[name])
+        are_maps = all(self._reshape(layers[name]) is None for name in names)
+        return ChosenLayers(list(dict.fromkeys(names)), None if are_maps else self._to_map)
 
-    def _require_map(self, layer: LayerInfo, reshape_transform: Callable[[Tensor], Tensor] | None) -> None:
+    def _require_map(self, layer: LayerInfo) -> None:
         if not layer.calls:
             raise CommandError(f"layer {layer.name} does not run; choose another (see --list-layers)")
         if len(layer.shapes) != 1:
             raise CommandError(f"layer {layer.name} returns {layer.output_summary}; choose a layer within it")
-        values = torch.empty(layer.shapes[0], device="meta")
         try:
-            shape = tuple((reshape_transform(values) if reshape_transform else values).shape)
+            shape = tuple(self._to_map(torch.empty(layer.shapes[0], device="meta")).shape)
         except ValueError as error:
             raise CommandError(f"layer {layer.name} cannot be seen as a map: {error}") from error
-        if len(shape) != 4:
+        if len(shape) != 4 or shape[0] != 1:
             raise CommandError(f"layer {layer.name} returns {shape}, which is not a map (see --list-layers)")
         if shape[2:] == (1, 1):
             raise CommandError(
@@ -131,9 +136,17 @@ class Classifier:
             )
 
     def _reshape(self, layer: LayerInfo) -> Callable[[Tensor], Tensor] | None:
-        if self.reshape_transform or len(layer.shapes) != 1:
+        return self._reshape_of(layer.shapes[0]) if len(layer.shapes) == 1 else None
+
+    def _reshape_of(self, shape: tuple[int, ...]) -> Callable[[Tensor], Tensor] | None:
+        if self.reshape_transform:
             return self.reshape_transform
-        return as_map(layer.shapes[0], self._trial.image_size, self._trial.patch_size, self.n_prefix_tokens)
+        return as_map(shape, self._trial.image_size, self._trial.patch_size, self.n_prefix_tokens)
+
+    def _to_map(self, values: Tensor) -> Tensor:
+        """The `reshape_transform` of all layers, also where noisy copies share a pass."""
+        reshape = self._reshape_of((1, *values.shape[1:]))
+        return reshape(values) if reshape else values
 
     @cached_property
     def _trial(self) -> _Trial:

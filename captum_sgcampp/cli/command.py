@@ -5,6 +5,7 @@ import io
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -13,10 +14,10 @@ from tqdm.auto import tqdm
 
 from captum_sgcampp import Explanation, explain
 from captum_sgcampp.cli.arguments import METHODS
-from captum_sgcampp.cli.classifier import ChosenLayer, Classifier
+from captum_sgcampp.cli.classifier import ChosenLayers, Classifier
 from captum_sgcampp.cli.errors import CommandError, described, in_the_commands_words, one_line
 from captum_sgcampp.cli.networks import load_classifier
-from captum_sgcampp.cli.outputs import picture_files, write_picture
+from captum_sgcampp.cli.outputs import page_file, picture_files, write_page, write_picture
 from captum_sgcampp.cli.photographs import find
 from captum_sgcampp.explanation import METHODS as EXPLAINED
 
@@ -50,27 +51,37 @@ def _run(options: argparse.Namespace) -> int:
     photographs = find(options.images)
     several = len(photographs) > 1 or any(image.is_dir() for image in options.images)
     read = [file for file in (options.weights, options.classes) if file]
-    outputs = picture_files(photographs, options.output, read, several=several)
+    pictures: list[Path] | list[None] = [None] * len(photographs)
+    if not options.page or options.output:
+        pictures = picture_files(photographs, options.output, read, several=several)
+    page = page_file(options.page, photographs, read) if options.page else None
     classifier = load_classifier(options.model, device, options.weights, options.classes)
-    layer = classifier.layer(options.layer)
+    layers = classifier.choose(
+        options.layer or classifier.default_layers(of_each_resolution=bool(page and not options.output))
+    )
     targets = list(dict.fromkeys(classifier.class_index(target) for target in options.target))
 
-    status = 0
-    for photograph, output in tqdm(list(zip(photographs, outputs, strict=True)), desc="Images", disable=not several):
+    status, explanations = 0, []
+    for photograph, picture in tqdm(list(zip(photographs, pictures, strict=True)), desc="Images", disable=not several):
         try:
-            explanation = _explain(classifier, layer, targets, options, photograph.name, photograph.open())
-            write_picture(_drawn(explanation, options.scale), output)
+            explanation = _explain(classifier, layers, targets, options, photograph.name, photograph.open())
+            if picture:
+                write_picture(_drawn(explanation, options.scale), picture)
         except CommandError as error:
             status = _fail(error)
         else:
-            title = f"{photograph.name}: {classifier.name}, layer {layer.name}"
-            tqdm.write("\n".join([title, *_ranking(explanation), str(output)]))
+            title = f"{photograph.name}: {classifier.name}, layer {', '.join(layers.names)}"
+            tqdm.write("\n".join([title, *_ranking(explanation), *([str(picture)] if picture else [])]))
+            explanations += [explanation] if page else []
+    if page and explanations:
+        write_page(explanations, page)
+        tqdm.write(str(page))
     return status
 
 
 def _explain(
     classifier: Classifier,
-    layer: ChosenLayer,
+    layers: ChosenLayers,
     targets: list[int],
     options: argparse.Namespace,
     name: str,
@@ -81,7 +92,7 @@ def _explain(
         return explain(
             classifier.model,
             inputs,
-            layer.name,
+            layers.names,
             targets or None,
             top_k=min(options.top_k, classifier.n_classes),
             methods=_methods(options),
@@ -89,7 +100,7 @@ def _explain(
             stdevs=options.stdevs,
             generator=torch.Generator(inputs.device).manual_seed(options.seed),  # the same noise for every photograph
             alpha=options.alpha,
-            reshape_transform=layer.reshape_transform,
+            reshape_transform=layers.reshape_transform,
             filters=options.filters,
             subset=options.subset,
             region=options.region,

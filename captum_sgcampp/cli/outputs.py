@@ -1,16 +1,19 @@
-"""Where the pictures go. Nothing is written over a file that the command reads, or that it has written itself."""
+"""Where pictures and pages go. Nothing is written over a file that the command reads, or that it has written itself."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
-from captum_sgcampp.cli.errors import CommandError, shown
+from captum_sgcampp.cli.errors import CommandError, one_line, shown
 from captum_sgcampp.cli.photographs import RESULT, Photograph
+from captum_sgcampp.explanation import Explanation
 from captum_sgcampp.files import write_whole
+from captum_sgcampp.page import save_page
 
 
 def picture_files(
@@ -27,7 +30,7 @@ def picture_files(
     Raises:
         CommandError: `output` cannot be the file or the folder that it has to be.
     """
-    inputs = _identities([*read, *(photograph.file for photograph in photographs if photograph.file)])
+    inputs = _inputs(photographs, read)
     if output and not several and not _is_folder(output):
         return [_single_file(Path(output), inputs)]
     folder = Path(output or ".")
@@ -37,6 +40,34 @@ def picture_files(
         raise CommandError(f"--output {shown(folder)} must be a folder, as there are several photographs")
     taken: set[str] = set()
     return [_free_file(folder / photograph.place, inputs, taken) for photograph in photographs]
+
+
+def page_file(page: Path, photographs: Sequence[Photograph], read: Sequence[Path]) -> Path:
+    """The file of the page, an HTML file.
+
+    Args:
+        page: What was asked for.
+        photographs: The photographs.
+        read: The files that the command reads besides the photographs.
+
+    Raises:
+        CommandError: It is a folder, or a file that the command reads.
+    """
+    file = page if page.suffix else page.with_name(f"{page.name}.html")
+    return _checked("--page", file, _inputs(photographs, read))
+
+
+def _checked(flag: str, file: Path, inputs: set[tuple[int, int]]) -> Path:
+    if file.is_dir():
+        raise CommandError(f"{flag} {shown(file)} is a folder")
+    if _identities([file]) & inputs:
+        raise CommandError(f"{flag} {shown(file)} would overwrite a file that the command reads")
+    return file
+
+
+def _inputs(photographs: Sequence[Photograph], read: Sequence[Path]) -> set[tuple[int, int]]:
+    """The files that must not be written over."""
+    return _identities([*read, *(photograph.file for photograph in photographs if photograph.file)])
 
 
 def _is_folder(output: str) -> bool:
@@ -49,11 +80,7 @@ def _single_file(file: Path, inputs: set[tuple[int, int]]) -> Path:
         file = file.with_name(f"{file.name}.png")
     if file.suffix[1:].lower() not in _formats():
         raise CommandError(f"cannot write {shown(file)}: the format must be one of {', '.join(sorted(_formats()))}")
-    if file.is_dir():
-        raise CommandError(f"cannot write {shown(file)}: it is a folder")
-    if _identities([file]) & inputs:
-        raise CommandError(f"--output {shown(file)} would overwrite a file that the command reads")
-    return file
+    return _checked("--output", file, inputs)
 
 
 def _free_file(place: Path, inputs: set[tuple[int, int]], taken: set[str]) -> Path:
@@ -87,8 +114,25 @@ def write_picture(figure: Figure, file: Path) -> None:
     """
     content = BytesIO()
     figure.savefig(content, format=file.suffix[1:].lower(), bbox_inches="tight", pad_inches=0.1)
+    with _errors_of(file):
+        write_whole(file, content.getbuffer())
+
+
+def write_page(explanations: Sequence[Explanation], file: Path) -> None:
+    """Writes a page for several photographs, whole or not at all.
+
+    Raises:
+        CommandError: It cannot be written.
+    """
+    with _errors_of(file):
+        save_page(explanations, file)
+
+
+@contextmanager
+def _errors_of(file: Path) -> Iterator[None]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, content.getbuffer())
-    except OSError as error:
-        raise CommandError(f"cannot write {shown(file)}: {error.strerror or error}") from error
+        yield
+    except (OSError, ValueError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
+        raise CommandError(f"cannot write {shown(file)}: {reason}") from error

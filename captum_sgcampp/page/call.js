@@ -1,0 +1,149 @@
+// The Python call that returns the shown map.
+
+/** The string as Python writes it; JSON's form is one of Python's. */
+const python = (text) => JSON.stringify(text);
+
+const LINE = 80;
+
+const CLASSES = {
+  "Grad-CAM++": "LayerGradCamPlusPlus",
+  "Smooth Grad-CAM++": "LayerSmoothGradCAMpp",
+  "Smooth Layer-CAM": "LayerSmoothLayerCAM",
+};
+
+/** The code that returns the map as `attribution`, given `model`, its input `x`, and what `callNotes` names. */
+function pythonCall(recipe, layer, state) {
+  // The methods take models that return a tensor. Captum's Grad-CAM has no reshape_transform, and LayerSmoothLayerCAM
+  // weights all noisy copies alike.
+  if (recipe.scoresWithin) return throughExplain(recipe, layer, state);
+  if (state.method === "Grad-CAM") return (recipe.reshaped ? throughExplain : captums)(recipe, layer, state);
+  const weighted = recipe.derivatives === "exp" && isNoisy(recipe, state);
+  return (state.method === "Smooth Layer-CAM" && weighted ? throughExplain : ours)(recipe, layer, state);
+}
+
+function ours(recipe, layer, state) {
+  const { method, neurons, region } = state;
+  const noisy = isNoisy(recipe, state);
+  // Without noise, Smooth Grad-CAM++ is Grad-CAM++.
+  const name = CLASSES[noisy || method === "Smooth Layer-CAM" ? method : "Grad-CAM++"];
+  const settings = ["model", layer.named ? python(layer.name) : "layer"];
+  if (method !== "Smooth Layer-CAM") settings.push(...formula(recipe));
+  if (recipe.reshaped) settings.push("reshape_transform=reshape_transform");
+  const parameters = inputs(recipe, state);
+  if (noisy) parameters.push(...noise(recipe));
+  const filters = summedFilters(layer, state);
+  if (filters.length) parameters.push(`filters=${list(filters)}`);
+  if (filters.length > 1) parameters.push("attr_dim_summation=True");
+  if (neurons.length) parameters.push(`subset=${list(neurons.map((neuron) => `(${neuron.join(", ")})`))}`);
+  if (region) parameters.push("region=True");
+  return [
+    ...(noisy && recipe.seed !== null ? ["import torch"] : []),
+    `from captum_sgcampp import ${name}`,
+    "",
+    `method = ${name}(${settings.join(", ")})`,
+    `attribution = method.attribute(${wrapped(parameters)})`,
+  ].join("\n");
+}
+
+function captums(recipe, layer, state) {
+  const filters = summedFilters(layer, state);
+  const parameters = [...inputs(recipe, state), filters.length ? "attr_dim_summation=False" : "relu_attributions=True"];
+  const attribution = `method.attribute(${wrapped(parameters)})${filters.length ? sumOf(filters) : ""}`;
+  return [
+    ...(state.neurons.length ? ["import torch"] : []),
+    "from captum.attr import LayerGradCam",
+    "",
+    `method = LayerGradCam(model, ${layer.named ? `model.get_submodule(${python(layer.name)})` : "layer"})`,
+    `attribution = ${attribution}`,
+    ...onlyAt(state),
+  ].join("\n");
+}
+
+function throughExplain(recipe, layer, state) {
+  const parameters = ["model", "x", layer.named ? python(layer.name) : "layer", `targets=[${state.target}]`];
+  parameters.push(`methods=[${python(state.method)}]`);
+  if (recipe.forwardArgs) parameters.push("additional_forward_args=additional_forward_args");
+  if (isNoisy(recipe, state)) parameters.push(...noise(recipe));
+  else if (state.method.startsWith("Smooth")) parameters.push("n_samples=0");
+  if (state.method !== "Grad-CAM") parameters.push(...formula(recipe));
+  if (recipe.reshaped) parameters.push("reshape_transform=reshape_transform");
+  const filters = summedFilters(layer, state);
+  const name = python(layer.name);
+  const key = `${python(state.method)}, ${name}, ${state.target}`;
+  return [
+    ...(state.neurons.length || (isNoisy(recipe, state) && recipe.seed !== null) ? ["import torch"] : []),
+    "from captum_sgcampp import explain",
+    "",
+    `explanation = explain(${wrapped(parameters)})`,
+    ...(filters.length
+      ? [
+          `weighted = explanation.weights[${key}] * explanation.activations[${name}]`,
+          `attribution = weighted${sumOf(filters)}`,
+        ]
+      : [`attribution = explanation.maps[${key}]`]),
+    ...onlyAt(state),
+  ].join("\n");
+}
+
+const isNoisy = (recipe, { method }) => method.startsWith("Smooth") && recipe.samples > 0;
+const list = (items) => `[${items.join(", ")}]`;
+const sumOf = (filters) => `[:, ${list(filters)}].sum(dim=1, keepdim=True).relu()`;
+
+/** The filters to add up; none where these are all. */
+const summedFilters = (layer, { filters }) => (filters.length ? filters : (layer.onlyFilters ?? []));
+
+function inputs(recipe, { target }) {
+  const parameters = ["x", `target=${target}`];
+  if (recipe.forwardArgs) parameters.push("additional_forward_args=additional_forward_args");
+  return parameters;
+}
+
+function noise({ samples, stdevs, seed }) {
+  const generator = seed === null ? "generator" : `torch.Generator(x.device).manual_seed(${seed})`;
+  return [`n_samples=${samples}`, `stdevs=${stdevs}`, `generator=${generator}`];
+}
+
+function formula({ alpha, derivatives }) {
+  return [
+    ...(alpha === "bounded" ? [] : [`alpha=${python(alpha)}`]),
+    ...(derivatives === "powers" ? [] : [`derivatives=${python(derivatives)}`]),
+  ];
+}
+
+/** The lines that set the other neurons to zero. */
+function onlyAt({ neurons, region }) {
+  if (!neurons.length) return [];
+  const [top, bottom, left, right] = region ? boxOf(neurons) : [];
+  const places = region
+    ? `${top}:${bottom + 1}, ${left}:${right + 1}`
+    : [0, 1].map((axis) => list(neurons.map((neuron) => neuron[axis]))).join(", ");
+  return [
+    "neurons = torch.zeros_like(attribution)",
+    `neurons[:, :, ${places}] = 1`,
+    "attribution = attribution * neurons",
+  ];
+}
+
+/** The parameters in one line, or in as many as they need. */
+function wrapped(parameters) {
+  const lines = [""];
+  for (const parameter of parameters) {
+    const line = `${lines.at(-1)}${lines.at(-1) && ", "}${parameter}`;
+    if (line.length <= LINE || lines.at(-1) === "") lines[lines.length - 1] = line;
+    else lines.push(parameter);
+  }
+  return lines.length === 1 && lines[0].length <= LINE ? lines[0] : `\n    ${lines.join(",\n    ")},\n`;
+}
+
+/** What the names in the call stand for. */
+function callNotes(recipe, layer, state) {
+  const given = ["model", "x"];
+  if (recipe.forwardArgs) given.push("additional_forward_args");
+  if (recipe.reshaped) given.push("reshape_transform");
+  const notes = [`Here ${given.slice(0, -1).join(", ")} and ${given.at(-1)} are what explain was given.`];
+  if (!layer.named) notes.push(`layer is the module that this page calls ${layer.name}.`);
+  if (isNoisy(recipe, state) && recipe.seed === null) {
+    notes.push("generator must be in the state that it had before, because its seed is not known.");
+  }
+  return notes.join(" ");
+}

@@ -1,0 +1,124 @@
+"""What the page holds: an explanation as JSON, with the tensors from which the browser computes every map."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+
+from captum_sgcampp.page.packing import pack_colors, pack_floats, pack_halves, pack_photograph
+from captum_sgcampp.picture import COLOR_MAP
+
+if TYPE_CHECKING:
+    from captum_sgcampp.explanation import Explanation
+
+MAX_BYTES = 3_000_000
+"""The largest size of the layers of one photograph in a page."""
+
+
+def contents(explanations: Sequence["Explanation"], max_bytes: int) -> dict[str, Any]:
+    """Collects what the page shows.
+
+    Args:
+        explanations: One for each photograph.
+        max_bytes: The largest size of the layers of one photograph. The largest layers are left out beyond that.
+
+    Raises:
+        ValueError: There are no explanations; or one has no photograph, or no layer that the page can show.
+    """
+    if not explanations:
+        raise ValueError("explanations: is empty; give at least one.")
+    colors = mpl.colormaps[COLOR_MAP](np.arange(256), bytes=True)
+    return {
+        "colors": pack_colors(colors),
+        "photographs": [_photograph(explanation, max_bytes) for explanation in explanations],
+    }
+
+
+def _photograph(explanation: "Explanation", max_bytes: int) -> dict[str, Any]:
+    if explanation.photograph is None:
+        raise ValueError("photograph: a page needs one, because the input is not an image; give one to explain.")
+    probabilities = explanation.probabilities
+    layers, left_out = _layers(explanation, max_bytes)
+    if not layers:
+        raise ValueError("layers: the page can show none. " + " ".join(one["why"] for one in left_out))
+    recipe = explanation.recipe
+    return {
+        "title": explanation.title,
+        "model": recipe.model_name,
+        "image": pack_photograph(explanation.photograph),
+        "classes": [
+            {"target": target, "name": explanation.class_name(target), "probability": float(probabilities[target])}
+            for target in explanation.targets
+        ],
+        "methods": list(dict.fromkeys(method for method, _, _ in explanation.maps)),
+        "layers": layers,
+        "leftOut": left_out,
+        "opening": {
+            "filters": list(dict.fromkeys(explanation.selection.filters or ())),
+            "neurons": list(dict.fromkeys(explanation.selection.subset or ())),
+            "region": explanation.selection.region,
+        },
+        "recipe": {
+            "samples": recipe.n_samples,
+            "stdevs": repr(float(recipe.stdevs)),
+            "seed": None if recipe.seed is None else str(recipe.seed),  # it can be larger than JavaScript's integers
+            "alpha": recipe.alpha,
+            "derivatives": recipe.derivatives,
+            "reshaped": recipe.has_reshape_transform,
+            "forwardArgs": recipe.has_forward_args,
+            "scoresWithin": recipe.scores_within,
+        },
+    }
+
+
+def _layers(explanation: "Explanation", max_bytes: int) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """The layers that fit, in their order, and those that are left out, with the reason."""
+    layers, left_out = [], []
+    for name in explanation.activations:
+        try:
+            layers.append(_layer(explanation, name))
+        except ValueError as error:
+            left_out.append({"name": name, "why": str(error)})
+    sizes = {layer["name"]: len(json.dumps(layer)) for layer in layers}
+    kept, total = set(), 0
+    for name in sorted(sizes, key=sizes.__getitem__):  # the smallest first
+        if total + sizes[name] <= max_bytes:
+            kept.add(name)
+            total += sizes[name]
+        else:
+            why = (
+                f"{name} is too large: it takes {sizes[name] / 1e6:.1f} MB, and all layers of a photograph together "
+                f"may take {max_bytes / 1e6:.1f} MB. Explain fewer classes, methods or layers, or raise max_bytes."
+            )
+            left_out.append({"name": name, "why": why})
+    return [layer for layer in layers if layer["name"] in kept], left_out
+
+
+def _layer(explanation: "Explanation", name: str) -> dict[str, Any]:
+    activations = explanation.activations[name]
+    if activations.dim() != 4:
+        raise ValueError(
+            f"{name} has maps of shape {tuple(activations.shape)}, and the page shows those of shape (1, C, H, W)."
+        )
+    all_weights: dict[str, dict[int, Any]] = {}
+    try:
+        packed = pack_halves(activations)
+        for (method, layer, target), weights in explanation.weights.items():
+            if layer == name:
+                for_each_position = weights.shape[2:] == activations.shape[2:] != (1, 1)
+                pack = pack_halves if for_each_position else pack_floats
+                all_weights.setdefault(method, {})[target] = pack(weights)
+    except ValueError as error:
+        raise ValueError(f"{name} has activations or weights that are {error}.") from error
+    return {
+        "name": name,
+        "named": name in explanation.recipe.layers_by_name,
+        "grid": list(activations.shape[2:]),
+        # With true derivatives, there are weights of the selected filters only.
+        "filters": explanation.selection.filters if explanation.recipe.derivatives == "autograd" else None,
+        "channels": activations.shape[1],
+        "activations": packed,
+        "weights": all_weights,
+    }

@@ -1,0 +1,36 @@
+"""How the maps of an explanation were computed, so that the same call can be made again."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The arguments of `explain` that decide the values of the maps, besides the model and its input."""
+
+    model_name: str
+    n_samples: int
+    """The number of noisy copies; 0 if no method needed them."""
+    stdevs: float
+    seed: int | None
+    """The seed of the noise; None if it is not known, as with a generator that had been used before."""
+    alpha: str
+    derivatives: str
+    has_reshape_transform: bool
+    has_forward_args: bool
+    """Whether there were further arguments of the model."""
+    scores_within: bool
+    """Whether the model returns its scores within an object, so that the methods need a function around it."""
+    layers_by_name: frozenset[str]
+    """The layers that ``model.get_submodule`` finds by their names."""
+
+
+def seed_of(generator: object) -> int | None:
+    """The seed that a generator was given, if it has not been used since; otherwise None."""
+    if not isinstance(generator, Generator):
+        return None
+    seed = generator.initial_seed()
+    fresh = Generator(generator.device).manual_seed(seed)
+    return seed if torch.equal(fresh.get_state(), generator.get_state()) else None
