@@ -31,8 +31,10 @@ def run_settings(maps: BatchMaps, dataset: Any) -> dict[str, Any]:
         TypeError: `attribute` does not take one of the arguments.
     """
     method = maps.method
-    signature = inspect.signature(method.attribute)
-    arguments = signature.bind_partial(**maps.arguments)
+    try:
+        arguments = inspect.signature(method.attribute).bind_partial(**maps.arguments)
+    except TypeError as error:
+        raise TypeError(f"arguments: {type(method).__name__}.attribute {error}.") from error
     arguments.apply_defaults()
     parameters = {name: value for name, value in vars(method).items() if name not in _NOT_OF_THE_METHOD}
     dataset, _ = origin(dataset, 0)

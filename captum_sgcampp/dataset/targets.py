@@ -78,7 +78,7 @@ class Targets:
                 f"class_names: there are {len(self.class_names)}, but the model has {output.shape[1]} classes. If the "
                 "names come from the dataset, its labels are not the model's classes."
             )
-        if self.kind in {PREDICTED, LABEL} and not is_classifier:
+        if isinstance(self.kind, str) and not is_classifier:
             raise ValueError(
                 f"target: {self.kind!r} needs a model that returns (N, classes), but it returned "
                 f"{tuple(output.shape)}. Wrap it in a function that does, or give the target itself."
