@@ -10,7 +10,16 @@ import torch
 from captum.attr import LayerActivation, LayerAttribution, LayerGradCam, LayerIntegratedGradients
 from helpers import every_method, one, unchanged, without_noise_on_purpose
 from models import TwoTensors, cut_inputs, cut_model, images, seeded
-from photographs import CLASSES, LAYER, NOISE, attribute, network, photographs, write_photograph, write_photographs
+from photograph_folder import (
+    CLASSES,
+    LAYER,
+    NOISE,
+    attribute,
+    network,
+    photographs,
+    write_photograph,
+    write_photographs,
+)
 from safetensors import safe_open
 from torch import Generator, Tensor, nn
 from torch.utils.data import TensorDataset

@@ -9,7 +9,16 @@ import pytest
 import torch
 from helpers import one
 from models import cut_inputs, cut_model
-from photographs import LAYER, NOISE, attribute, content, network, photographs, write_photograph, write_photographs
+from photograph_folder import (
+    LAYER,
+    NOISE,
+    attribute,
+    content,
+    network,
+    photographs,
+    write_photograph,
+    write_photographs,
+)
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
@@ -180,7 +189,7 @@ def test_failed_images_are_tried_again_only_on_request(tmp_path: Path, monkeypat
     assert attribute(tmp_path / "photographs", tmp_path / "maps").errors
     assert content(tmp_path / "maps") == before
     attributed: list[int] = []
-    monkeypatch.setattr("photographs.network", lambda: counting(attributed))
+    monkeypatch.setattr("photograph_folder.network", lambda: counting(attributed))
     maps = attribute(tmp_path / "photographs", tmp_path / "maps", retry_failed=True)
     assert not maps.errors and len(maps) == N_PHOTOGRAPHS + 1
     assert attributed == [1, 2]  # the pass without noise, and that of its two noisy copies

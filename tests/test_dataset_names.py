@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import one
 from models import cut_inputs, cut_model
-from photographs import LAYER, attribute, content, network, photographs, write_photograph, write_photographs
+from photograph_folder import LAYER, attribute, content, network, photographs, write_photograph, write_photographs
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 

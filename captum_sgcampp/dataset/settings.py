@@ -4,9 +4,9 @@ import hashlib
 import inspect
 import re
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from typing import Any
 
-import captum
 import torch
 from torch import Tensor
 from torch.nn import Module
@@ -52,7 +52,7 @@ def run_settings(maps: BatchMaps, dataset: Any) -> dict[str, Any]:
         "dataset": {"type": _name_of(type(dataset)), "transform": _described(transforms)},
         "versions": {
             "captum_sgcampp": captum_sgcampp.__version__,
-            "captum": captum.__version__,
+            "captum": version("captum"),
             "torch": torch.__version__,
         },
     }

@@ -1,13 +1,14 @@
 """A folder of photographs, and the network and methods that the tests of datasets use on them.
 
-    python tests/photographs.py PHOTOGRAPHS OUTPUT [--argument value]
+    python tests/photograph_folder.py PHOTOGRAPHS OUTPUT [--argument value]
 
 attributes to the folder in a process of its own. The variables `DIE_AT` and `DIE_RANK` let it kill itself in the
-middle of a file, before it has been restarted.
+middle of a file, before it has been restarted. `FILE_LIMIT` is the largest size of a file.
 """
 
 import argparse
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def die_in_the_middle_of_a_file() -> None:
         return
     sync = os.fsync
 
-    def sync_and_die(descriptor: int) -> None:
+    def sync_and_die(descriptor: Any) -> None:
         nonlocal left
         left -= 1
         sync(descriptor)
@@ -94,6 +95,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     die_in_the_middle_of_a_file()
+    if "FILE_LIMIT" in os.environ:
+        resource.setrlimit(resource.RLIMIT_FSIZE, 2 * (int(os.environ["FILE_LIMIT"]),))
     attribute(
         options.root,
         options.output,
