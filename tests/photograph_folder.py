@@ -74,14 +74,14 @@ def die_in_the_middle_of_a_file() -> None:
         return
     sync = os.fsync
 
-    def sync_and_die(descriptor: Any) -> None:
+    def sync_and_die(descriptor: int) -> None:
         nonlocal left
         left -= 1
         sync(descriptor)
         if not left:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    os.fsync = sync_and_die
+    os.fsync = sync_and_die  # type: ignore[assignment]
 
 
 def main() -> None:

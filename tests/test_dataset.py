@@ -89,7 +89,7 @@ def test_the_noise_is_that_of_the_seed_and_of_no_other_image(root: Path, tmp_pat
 def test_captums_layer_methods(root: Path, tmp_path: Path, build: Any) -> None:
     model, dataset = network(), photographs(root)
     method = build(model, model.get_submodule(LAYER))
-    arguments = {"n_steps": 4} if build is LayerIntegratedGradients else {}
+    arguments: dict[str, Any] = {"n_steps": 4} if build is LayerIntegratedGradients else {}
     maps = attribute_dataset(method, dataset, tmp_path, batch_size=3, shard_size=4, **arguments)
     assert len(maps) == N_PHOTOGRAPHS
     for row in index(tmp_path):
@@ -223,7 +223,8 @@ def test_a_layer_of_two_tensors(tmp_path: Path) -> None:
 
 
 def test_filters_and_neurons(tmp_path: Path) -> None:
-    method, options = LayerGradCamPlusPlus(cut_model(), "layer"), {"filters": [2, 0], "subset": [(0, 1)]}
+    method = LayerGradCamPlusPlus(cut_model(), "layer")
+    options: dict[str, Any] = {"filters": [2, 0], "subset": [(0, 1)]}
     maps = attribute_dataset(method, TensorDataset(cut_inputs()), tmp_path, target=1, **options)
     torch.testing.assert_close(maps["2"], one(method.attribute(cut_inputs(), 1, **options))[2])
 

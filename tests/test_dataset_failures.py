@@ -105,7 +105,8 @@ def refused(*places: int) -> Tensor:
 @FAILED
 def test_an_image_that_the_model_refuses(tmp_path: Path) -> None:
     model, inputs = Refusing(), refused(1, 4)
-    method, noise = LayerSmoothGradCAMpp(model, "model.layer"), {"n_samples": 4, "stdevs": 1.0}
+    method = LayerSmoothGradCAMpp(model, "model.layer")
+    noise: dict[str, Any] = {"n_samples": 4, "stdevs": 1.0}
     maps = attribute_dataset(method, TensorDataset(inputs), tmp_path / "1", target=1, **noise)
     assert maps.errors == {"1": "RuntimeError: out of memory", "4": "RuntimeError: out of memory"}
     good = [0, 2, 3, 5]

@@ -28,6 +28,7 @@ from captum_sgcampp.dataset import files
 from captum_sgcampp.dataset.run import shards_in_order
 
 N_PHOTOGRAPHS = 10
+SCRIPT = str(Path(__file__).with_name("photograph_folder.py"))
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Attributes in a process of its own."""
     outcome = subprocess.run(
-        [sys.executable, Path(__file__).with_name("photograph_folder.py"), root, output, *arguments],
+        [sys.executable, SCRIPT, root, output, *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
@@ -161,13 +162,7 @@ def test_a_process_may_be_killed_in_any_file(root: Path, tmp_path: Path, die_at:
 
 @pytest.mark.slow
 def test_two_runs_at_once_do_no_harm(root: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        Path(__file__).with_name("photograph_folder.py"),
-        root,
-        tmp_path / "maps",
-        "--shard-size=1",
-    ]
+    command = [sys.executable, SCRIPT, str(root), str(tmp_path / "maps"), "--shard-size=1"]
     runs = [
         subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -341,8 +336,8 @@ def other_weights() -> nn.Module:
 
 
 def other_structure() -> nn.Module:
-    model: Any = network()
-    model.features[2].ceil_mode = False
+    model = network()
+    model.get_submodule("features.2").ceil_mode = False  # type: ignore[assignment]
     return model
 
 
@@ -391,7 +386,7 @@ def test_what_does_not_change_the_maps_may_differ(root: Path, tmp_path: Path) ->
     attribute(root, tmp_path, batch_size=2, n_samples_batch_size=1, num_workers=1)
     method = LayerSmoothGradCAMpp(torch.compile(network()), LAYER)
     attribute_dataset(method, photographs(root), tmp_path, shard_size=4, **NOISE)
-    method = LayerSmoothGradCAMpp(network().to(memory_format=torch.channels_last), LAYER)  # type: ignore[call-overload]
+    method = LayerSmoothGradCAMpp(network().to(memory_format=torch.channels_last), LAYER)
     attribute_dataset(method, photographs(root), tmp_path, shard_size=4, **NOISE)
     assert content(tmp_path) == before
 
