@@ -2,12 +2,20 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from captum.attr import LayerActivation, LayerAttribution, LayerGradCam, LayerIntegratedGradients
+from captum.attr import (
+    LayerActivation,
+    LayerAttribution,
+    LayerConductance,
+    LayerDeepLift,
+    LayerGradCam,
+    LayerIntegratedGradients,
+)
 from helpers import every_method, one, unchanged, without_noise_on_purpose
 from models import TwoTensors, cut_inputs, cut_model, images, seeded
 from photograph_folder import (
@@ -15,6 +23,7 @@ from photograph_folder import (
     LAYER,
     NOISE,
     attribute,
+    content,
     network,
     photographs,
     write_photograph,
@@ -99,6 +108,17 @@ def test_captums_layer_methods(root: Path, tmp_path: Path, build: Any) -> None:
         of_target = {} if build is LayerActivation else {"target": target}
         wanted = one(method.attribute(image, **of_target, **arguments)).detach()[0]
         assert_equal_to_rounding(maps[row["key"]], wanted)
+
+
+@pytest.mark.parametrize("build", [LayerConductance, LayerDeepLift, LayerGradCam, LayerGradCamPlusPlus])
+def test_a_method_that_keeps_something_from_its_last_call_may_go_on(tmp_path: Path, build: Any) -> None:
+    model: nn.Module = seeded(lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 5)))
+    method, dataset = build(model, model.get_submodule("0")), TensorDataset(images(dtype=torch.float32))
+    attribute_dataset(method, dataset, tmp_path)
+    before = content(tmp_path)
+    for again in (method, build(model, model.get_submodule("0"))):
+        assert not attribute_dataset(again, dataset, tmp_path).errors
+    assert content(tmp_path) == before
 
 
 def test_images_of_different_shapes_share_a_batch(tmp_path: Path) -> None:
@@ -277,6 +297,16 @@ def test_it_writes_nothing_to_the_terminal_unless_asked(
     assert not out
     assert f"Images: {N_PHOTOGRAPHS} of {N_PHOTOGRAPHS}" in err.splitlines()[-1]
     assert len(err.splitlines()) <= 3
+
+
+def test_on_a_terminal_there_is_a_bar(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    attribute(root, tmp_path, show_progress=True)
+    err = capsys.readouterr().err
+    assert f"| {N_PHOTOGRAPHS}/{N_PHOTOGRAPHS} [" in err
+    assert err.count("\n") == 1
 
 
 def test_the_files_have_the_usual_permissions(root: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from captum.attr import LayerAttribution
 from torch import Tensor
 from torch.nn import Module
 
@@ -16,7 +17,7 @@ from captum_sgcampp.dataset.batch_maps import BatchMaps
 from captum_sgcampp.dataset.images import origin
 from captum_sgcampp.layers import unwrap
 
-_NOT_OF_THE_METHOD = {"forward_func", "layer", "device_ids"}
+_DESCRIBED_ELSEWHERE = {"self", "forward_func", "model", "layer", "device_ids"}
 _WITHOUT_INFLUENCE = {"self", "inputs", "target", "generator", "n_samples_batch_size", "show_progress"}
 
 
@@ -36,11 +37,10 @@ def run_settings(maps: BatchMaps, dataset: Any) -> dict[str, Any]:
     except TypeError as error:
         raise TypeError(f"arguments: {type(method).__name__}.attribute {error}.") from error
     arguments.apply_defaults()
-    parameters = {name: value for name, value in vars(method).items() if name not in _NOT_OF_THE_METHOD}
     dataset, _ = origin(dataset, 0)
     transforms = getattr(dataset, "transforms", None) or getattr(dataset, "transform", None)
     return {
-        "method": {"name": _name_of(type(method)), **{key: _described(value) for key, value in parameters.items()}},
+        "method": {"name": _name_of(type(method)), **_parameters_of(method)},
         "model": _described_model(method.forward_func, maps.layers),
         "layer": maps.layer_names,
         "target": _described(maps.targets.kind),
@@ -65,6 +65,18 @@ def differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
             yield from differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
     elif there != here:
         yield f"{name} is {_shortened(there)} there and {_shortened(here)} here"
+
+
+def _parameters_of(method: LayerAttribution) -> dict[str, Any]:
+    """What the constructor of a method takes, as far as it keeps it; other attributes may change from call to call."""
+    constructors = [vars(kind)["__init__"] for kind in type(method).__mro__ if "__init__" in vars(kind)]
+    names = [name for constructor in constructors for name in inspect.signature(constructor).parameters]
+    known = vars(method)
+    return {
+        name: _described(known.get(name, known.get(f"_{name}")))
+        for name in dict.fromkeys(names)
+        if name not in _DESCRIBED_ELSEWHERE and not {name, f"_{name}"}.isdisjoint(known)
+    }
 
 
 def _described_model(forward_func: Any, layers: list[Module]) -> dict[str, Any]:
