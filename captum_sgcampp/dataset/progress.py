@@ -70,7 +70,7 @@ class _Lines:
 
 
 def _bar(n_images: int) -> Any:
-    options: dict[str, Any] = {"total": n_images, "desc": "Images", "unit": " images", "smoothing": 0}
+    options: dict[str, Any] = {"total": n_images, "desc": "Images", "unit": "image", "smoothing": 0}
     if not sys.stderr.isatty():
         options |= {
             "file": _Lines(sys.stderr),
