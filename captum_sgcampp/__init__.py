@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from captum_sgcampp import picture
+    from captum_sgcampp.dataset.attribute_dataset import attribute_dataset
+    from captum_sgcampp.dataset.maps import Maps, open_maps
     from captum_sgcampp.explanation import Explanation, explain
     from captum_sgcampp.layer_grad_cam_plus_plus import LayerGradCamPlusPlus
     from captum_sgcampp.layer_smooth_grad_cam_pp import LayerSmoothGradCAMpp
@@ -20,10 +22,13 @@ __all__ = [
     "LayerInfo",
     "LayerSmoothGradCAMpp",
     "LayerSmoothLayerCAM",
+    "Maps",
     "__version__",
+    "attribute_dataset",
     "channels_last_to_map",
     "explain",
     "list_layers",
+    "open_maps",
     "picture",
     "tokens_to_map",
 ]
@@ -35,9 +40,12 @@ _HOMES = {
     "LayerInfo": "layers",
     "LayerSmoothGradCAMpp": "layer_smooth_grad_cam_pp",
     "LayerSmoothLayerCAM": "layer_smooth_layer_cam",
+    "Maps": "dataset.maps",
+    "attribute_dataset": "dataset.attribute_dataset",
     "channels_last_to_map": "reshape",
     "explain": "explanation",
     "list_layers": "layers",
+    "open_maps": "dataset.maps",
     "tokens_to_map": "reshape",
 }
 

@@ -25,10 +25,11 @@ from captum_sgcampp.selection import Selection
 from captum_sgcampp.sources import SOURCES
 
 
-class _SeveralTargets(NamedTuple):
-    """The targets of `attribute_targets`, on their way through `attribute`."""
+class SeveralTargets(NamedTuple):
+    """Several targets on their way through `attribute`, which then returns a tuple with the maps of each."""
 
-    targets: Any
+    choose: Callable[[Tensor], list[TargetType]]
+    """Chooses them, given the model's output without noise."""
 
 
 class CamAttribution(LayerAttribution, GradientAttribution):
@@ -103,7 +104,10 @@ class CamAttribution(LayerAttribution, GradientAttribution):
             TypeError: `targets` is not a list.
             ValueError: There are no targets. Beyond that, whatever :meth:`attribute` raises.
         """
-        attributions: tuple[Tensor | Any, ...] = self.attribute(inputs, _SeveralTargets(targets), *args, **kwargs)
+        given = _as_list(targets)
+        attributions: tuple[Tensor | Any, ...] = self.attribute(
+            inputs, SeveralTargets(lambda _output: given), *args, **kwargs
+        )
         return attributions
 
     def _attribute(
@@ -124,7 +128,7 @@ class CamAttribution(LayerAttribution, GradientAttribution):
         noise = noise or Noise()
         inputs = as_examples(inputs)
         noise.check(inputs)
-        targets = _as_list(target.targets) if isinstance(target, _SeveralTargets) else [target]
+        several = target if isinstance(target, SeveralTargets) else SeveralTargets(lambda _output: [target])
         keep_graph = bool(grad_kwargs and grad_kwargs.get("create_graph"))
         layers = self.layer if isinstance(self.layer, list) else [self.layer]
         user_warnings.warn(user_warnings.training_mode(self.forward_func))
@@ -138,10 +142,11 @@ class CamAttribution(LayerAttribution, GradientAttribution):
         view = LayerView(selection, self.reshape_transform)
         averaging = Averaging(probe, view, self.derivatives, noise, grad_kwargs or {}, show_progress)
         with torch.inference_mode(False), torch.set_grad_enabled(keep_graph):
-            targets = list(map(_for_autograd, targets))
             forward_args = as_forward_args(additional_forward_args)
             attributions = []
-            for statistics in averaging.run(inputs, forward_args, lambda _output: targets).statistics:
+            for statistics in averaging.run(
+                inputs, forward_args, lambda output: list(map(_for_autograd, several.choose(output)))
+            ).statistics:
                 maps: dict[Module, tuple[Tensor, ...]] = dict.fromkeys(layers, ())
                 for layer, activations, averaged, _ in statistics:
                     attribution = view.attribution(
@@ -152,7 +157,7 @@ class CamAttribution(LayerAttribution, GradientAttribution):
                     )
                     maps[layer] += (attribution,)
                 attributions.append(_format_outputs(isinstance(self.layer, list), [maps[layer] for layer in layers]))
-        return tuple(attributions) if isinstance(target, _SeveralTargets) else attributions[0]
+        return tuple(attributions) if isinstance(target, SeveralTargets) else attributions[0]
 
 
 def as_examples(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

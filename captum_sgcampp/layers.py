@@ -147,7 +147,7 @@ def find_layer(forward_func: Callable[..., Any], layer: Module | str) -> Module:
             "layer: must be a module, or the name of one in forward_func if that is a module; it is "
             f"{layer!r}, and forward_func is a {type(forward_func).__name__}."
         )
-    wrappers = _unwrap(forward_func)
+    wrappers = unwrap(forward_func)
     for wrapper in reversed(wrappers):
         try:
             if layer:
@@ -160,7 +160,7 @@ def find_layer(forward_func: Callable[..., Any], layer: Module | str) -> Module:
 
 def dotted_name(forward_func: Callable[..., Any], layer: Module) -> str | None:
     """The dotted name of a layer in the model, or in the model that it wraps; None if the layer is not in it."""
-    wrappers = _unwrap(forward_func) if isinstance(forward_func, Module) else []
+    wrappers = unwrap(forward_func) if isinstance(forward_func, Module) else []
     names = [name for wrapper in wrappers for name, module in wrapper.named_modules() if module is layer and name]
     return names[-1] if names else None
 
@@ -184,9 +184,9 @@ def closest(name: str, known: Collection[str]) -> list[str]:
     return list(dict.fromkeys([*words, *difflib.get_close_matches(name, known, n=5, cutoff=0.5)]))[:5]
 
 
-def _unwrap(model: Module) -> list[Module]:
+def unwrap(model: Module) -> list[Module]:
     """The model and the modules that it wraps, from the outside in."""
     wrapped = getattr(model, "_orig_mod", None)  # torch.compile
     if isinstance(model, (DataParallel, DistributedDataParallel)):
         wrapped = model.module
-    return [model, *(_unwrap(wrapped) if isinstance(wrapped, Module) else [])]
+    return [model, *(unwrap(wrapped) if isinstance(wrapped, Module) else [])]

@@ -38,9 +38,9 @@ class Noise:
     generator: Generator | Sequence[Generator] | None = None
 
     def __post_init__(self) -> None:
-        _require_integer("n_samples", self.n_samples, minimum=0)
+        require_integer("n_samples", self.n_samples, minimum=0)
         if self.batch_size is not None:
-            _require_integer("n_samples_batch_size", self.batch_size, minimum=1)
+            require_integer("n_samples_batch_size", self.batch_size, minimum=1)
         for stdev in self.stdevs if isinstance(self.stdevs, Sequence) else (self.stdevs,):
             if not isinstance(stdev, Real):
                 raise TypeError(f"stdevs: must be a number or one number for each input, but is {self.stdevs!r}.")
@@ -83,7 +83,7 @@ class Noise:
             ValueError: The number of `stdevs` does not match the inputs, or the number of generators the examples.
         """
         stdevs = self._stdev_of_each(inputs)
-        for n_samples in _even_parts(self.n_samples, max_copies):
+        for n_samples in even_parts(self.n_samples, max_copies):
             yield n_samples, _joined_copies([_sample(inputs, stdevs, source) for _ in range(n_samples)])
 
     def check(self, inputs: tuple[Tensor, ...]) -> None:
@@ -138,20 +138,25 @@ def _joined_copies(samples: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     return samples[0] if len(samples) == 1 else tuple(torch.cat(copies) for copies in zip(*samples, strict=True))
 
 
+def images_at_once(device: torch.device) -> int:
+    """The default number of images in one forward pass."""
+    return IMAGES_AT_ONCE.get(device.type, IMAGES_AT_ONCE_ELSEWHERE)
+
+
 def default_batch_size(inputs: Tensor) -> int:
     """The default number of copies of an input, (N, ...), in one forward pass."""
-    images = IMAGES_AT_ONCE.get(inputs.device.type, IMAGES_AT_ONCE_ELSEWHERE)
-    return max(1, images // max(1, len(inputs)))
+    return max(1, images_at_once(inputs.device) // max(1, len(inputs)))
 
 
-def _even_parts(total: int, max_part: int) -> Iterator[int]:
+def even_parts(total: int, max_part: int) -> Iterator[int]:
     """Splits a number into the fewest even parts; a pass with a single image costs more than its share."""
     n_parts = math.ceil(total / max_part)
     for number in range(n_parts):
         yield total // n_parts + (number < total % n_parts)
 
 
-def _require_integer(name: str, value: object, minimum: int) -> None:
+def require_integer(name: str, value: object, minimum: int) -> None:
+    """Raises if a parameter is not an integer, or too small."""
     if not isinstance(value, Integral):
         raise TypeError(f"{name}: must be an integer, but is {value!r}.")
     if int(value) < minimum:

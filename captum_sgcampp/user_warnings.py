@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -98,6 +98,16 @@ def no_curvature(layer: str) -> Iterator[str]:
         "attribution. Let forward_func return the exponential of the score, or choose derivatives='exp' or 'powers', "
         "which assume that exponential."
     )
+
+
+def images_without_map(errors: Mapping[str, str], n_images: int) -> Iterator[str]:
+    """Images of a dataset that could not be read, or that the model refused."""
+    if errors:
+        name, error = next(iter(errors.items()))
+        yield (
+            f"dataset: {len(errors)} of {n_images} image(s) have no map, such as {name!r}: {error}. The index has the "
+            "error of each, and retry_failed=True tries them again."
+        )
 
 
 def same_gradient(gradients: Tensor, first: Tensor) -> bool:

@@ -20,8 +20,8 @@ def outputs(notebook: Path) -> list[dict[str, Any]]:
     return [output for cell in code_cells(notebook) for output in cell["outputs"]]
 
 
-def test_there_are_five() -> None:
-    assert [notebook.name[:2] for notebook in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+def test_there_are_six() -> None:
+    assert [notebook.name[:2] for notebook in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)

@@ -28,6 +28,9 @@ examples:
   captum-sgcampp cat.jpg --model resnet18 --weights best.pt --classes names.txt
   captum-sgcampp cat.jpg --model my_model.py:load your own: load() returns the model, its
                                                   preprocessing and the names of its classes
+  captum-sgcampp photos/ --maps maps              the maps as numbers, with an index; by several
+                                                  processes: torchrun --nproc-per-node 4 -m
+                                                  captum_sgcampp photos/ --maps maps
   captum-sgcampp cat.jpg --layer _blocks.10 --filters 10 32 3 --subset 2,4 9,10 --region
   captum-sgcampp cat.jpg dog.jpg --top-k 3 --page pets.html
 
@@ -56,7 +59,27 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("argument --region: needs two opposite corners of a box, such as --subset 2,4 9,10 --region")
     if options.images.count(FROM_STDIN) > 1:
         parser.error("argument PHOTOGRAPH: standard input, -, can be read only once")
+    _check_maps(parser, options)
     return options
+
+
+def _check_maps(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuses what does not go together with `--maps`, or has no meaning without it."""
+    if options.maps is None:
+        given = {
+            "batch-size": options.batch_size,
+            "workers": options.workers,
+            "retry-failed": options.retry_failed or None,
+        }
+        for flag in (flag for flag, value in given.items() if value is not None):
+            parser.error(f"argument --{flag}: is for --maps")
+        return
+    if FROM_STDIN in options.images:
+        parser.error("argument --maps: needs files, and standard input, -, is none")
+    if options.top_k > 1:
+        parser.error("argument --maps: is for the most probable class or --target, not for --top-k")
+    if len(options.methods or ()) > 1:
+        parser.error("argument --maps: is for one method at a time")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_layer(parser)
     _add_explanation(parser)
     _add_picture(parser)
+    _add_maps(parser)
     return parser
 
 
@@ -182,6 +206,28 @@ def _add_picture(parser: argparse.ArgumentParser) -> None:
         help="write one HTML page to explore all photographs in a browser, and pictures only with --output; its "
         "default layers are the last maps of each resolution and the default layer, with which it opens",
     )
+
+
+def _add_maps(parser: argparse.ArgumentParser) -> None:
+    maps = parser.add_argument_group("maps of many photographs")
+    maps.add_argument(
+        "--maps",
+        type=Path,
+        metavar="FOLDER",
+        help="write the maps as numbers, with an index, instead of pictures (which --output adds); a run that was "
+        "interrupted goes on; the method is smooth-grad-cam++ unless --methods names another; each photograph has "
+        "noise of its own",
+    )
+    maps.add_argument(
+        "--batch-size",
+        type=_at_least(1),
+        metavar="N",
+        help="photographs that go through the network at once; default: 5 on the CPU, otherwise 32",
+    )
+    maps.add_argument(
+        "--workers", type=_at_least(0), metavar="N", help="processes that read photographs meanwhile; default: 1"
+    )
+    maps.add_argument("--retry-failed", action="store_true", help="try photographs again that have failed")
 
 
 def _at_least(minimum: int) -> Callable[[str], int]:

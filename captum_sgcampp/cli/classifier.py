@@ -31,6 +31,7 @@ class _Trial(NamedTuple):
     image_size: tuple[int, int]
     """The height and the width of the input."""
     n_classes: int
+    wraps_logits: bool
     layers: list[LayerInfo]
     patch_size: tuple[int, int] | None
 
@@ -62,11 +63,7 @@ class Classifier:
 
     def inputs(self, photograph: Image.Image) -> Tensor:
         """Turns a photograph into the network's input, (1, C, H, W)."""
-        image = self.preprocess(photograph)
-        if not isinstance(image, Tensor) or image.dim() not in {3, 4} or (image.dim() == 4 and len(image) != 1):
-            kind = f"a tensor {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-            raise CommandError(f"the preprocessing of {self.name} must return a tensor (C, H, W), but returned {kind}")
-        return image.reshape(1, *image.shape[-3:]).to(self.device)
+        return preprocessed(self.preprocess(photograph), self.name)[None].to(self.device)
 
     def class_index(self, wanted: str) -> int:
         """Finds a class by its index or its name."""
@@ -86,6 +83,11 @@ class Classifier:
     def n_classes(self) -> int:
         """The number of classes."""
         return self._trial.n_classes
+
+    @property
+    def wraps_logits(self) -> bool:
+        """Whether the network returns an object with the logits, and not the logits themselves."""
+        return self._trial.wraps_logits
 
     @property
     def layers(self) -> list[LayerInfo]:
@@ -155,7 +157,8 @@ class Classifier:
             inputs = self.inputs(Image.new("RGB", (640, 480), "gray"))
             layers = list_layers(self.model, inputs)
             with torch.no_grad():
-                scores = logits_of(self.model(inputs))
+                output = self.model(inputs)
+                scores = logits_of(output)
         except CommandError:
             raise
         except Exception as error:
@@ -166,4 +169,20 @@ class Classifier:
         if self.classes is not None and len(self.classes) != scores.shape[1]:
             raise CommandError(f"{self.name} has {scores.shape[1]} classes, but there are {len(self.classes)} names")
         height, width = inputs.shape[-2:]
-        return _Trial((height, width), scores.shape[1], layers, patch_size_of(self.model))
+        return _Trial((height, width), scores.shape[1], scores is not output, layers, patch_size_of(self.model))
+
+
+def preprocessed(image: Any, name: str) -> Tensor:
+    """What the preprocessing of a network has returned, as (C, H, W).
+
+    Args:
+        image: A tensor, (C, H, W) or (1, C, H, W).
+        name: The network's name.
+
+    Raises:
+        CommandError: It is something else.
+    """
+    if not isinstance(image, Tensor) or image.dim() not in {3, 4} or (image.dim() == 4 and len(image) != 1):
+        kind = f"a tensor {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        raise CommandError(f"the preprocessing of {name} must return a tensor (C, H, W), but returned {kind}")
+    return image.reshape(image.shape[-3:])

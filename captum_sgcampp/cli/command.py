@@ -16,6 +16,7 @@ from captum_sgcampp import Explanation, explain
 from captum_sgcampp.cli.arguments import METHODS
 from captum_sgcampp.cli.classifier import ChosenLayers, Classifier
 from captum_sgcampp.cli.errors import CommandError, described, in_the_commands_words, one_line
+from captum_sgcampp.cli.maps import default_device, is_first_process, write_maps
 from captum_sgcampp.cli.networks import load_classifier
 from captum_sgcampp.cli.outputs import page_file, picture_files, write_page, write_picture
 from captum_sgcampp.cli.photographs import find
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     """
     _print_any_name()
     with warnings.catch_warnings():
-        warnings.showwarning = _each_once(_say)
+        warnings.showwarning = _each_once(_say if is_first_process() else _say_nothing)
         try:
             return _run(options)
         except CommandError as error:
@@ -62,6 +63,10 @@ def _run(options: argparse.Namespace) -> int:
     targets = list(dict.fromkeys(classifier.class_index(target) for target in options.target))
 
     status, explanations = 0, []
+    if options.maps:
+        status = 2 if write_maps(classifier, layers, targets, photographs, options) else 0
+        if not (options.output or page) or not is_first_process():
+            return status
     for photograph, picture in tqdm(list(zip(photographs, pictures, strict=True)), desc="Images", disable=not several):
         try:
             explanation = _explain(classifier, layers, targets, options, photograph.name, photograph.open())
@@ -132,7 +137,7 @@ def _methods(options: argparse.Namespace) -> list[str]:
 
 def _device(name: str | None) -> torch.device:
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(name or default_device())
         torch.ones(1, device=device).item()
     except Exception as error:  # each kind of device has its own
         raise CommandError(f"cannot compute on device '{name}': {one_line(error)}") from error
@@ -184,3 +189,7 @@ def _fail(error: CommandError) -> int:
 def _say(message: object) -> None:
     """Prints a message in one line, without breaking a progress bar."""
     tqdm.write(f"captum-sgcampp: {message}", file=sys.stderr)
+
+
+def _say_nothing(_message: object) -> None:
+    """Of several processes, the first speaks for all."""

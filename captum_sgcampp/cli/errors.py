@@ -12,6 +12,7 @@ _FLAGS = {
     "layer": "--layer",
     "layers": "--layer",
     "n_samples": "--n-samples",
+    "output": "--maps",
     "stdevs": "--stdevs",
     "subset": "--subset",
     "targets": "--target",
@@ -52,7 +53,8 @@ def with_cause(error: BaseException) -> str:
 def in_the_commands_words(message: object) -> str:
     """Rewords a message of the library: parameters become flags, and those that the command lacks are not mentioned."""
     text = re.sub(r"[^.]*\b(reshape_transform|grad_kwargs)\b[^.]*\.", "", one_line(message))
-    text = re.sub(r"^(layers?|targets):", lambda found: f"{_FLAGS[found[1]]}:", text)
+    text = text.replace("retry_failed=True", "--retry-failed")
+    text = re.sub(r"^(layers?|targets|output):", lambda found: f"{_FLAGS[found[1]]}:", text)
     return re.sub(r"\b(n_samples|stdevs|filters|subset|top_k)\b(?=[:,.]| and)", lambda found: _FLAGS[found[1]], text)
 
 

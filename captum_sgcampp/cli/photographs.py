@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,7 +94,7 @@ def _extensions() -> set[str]:
 
 
 def _reader(file: Path) -> Callable[[], Image.Image]:
-    return lambda: _loaded(file)
+    return partial(_loaded, file)  # can be sent to another process
 
 
 def _loaded(source: Any) -> Image.Image:

@@ -1,0 +1,172 @@
+"""Maps of many photographs, for `--maps`: the photographs and the network as :func:`attribute_dataset` takes them."""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from captum.attr import LayerAttribution
+from PIL import Image
+from torch import Tensor
+from torch.nn import Module
+from torch.utils.data import Dataset
+
+from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM, attribute_dataset
+from captum_sgcampp.cli.classifier import ChosenLayers, Classifier, preprocessed
+from captum_sgcampp.cli.errors import CommandError, described, in_the_commands_words
+from captum_sgcampp.cli.photographs import Photograph
+from captum_sgcampp.explanation import logits_of
+from captum_sgcampp.formulas import Derivatives, grad_cam_weights
+from captum_sgcampp.photograph import to_rgb
+
+DEFAULT_METHOD = "smooth-grad-cam++"
+
+
+class GradCam(LayerGradCamPlusPlus):
+    """Grad-CAM, for any layer that can be seen as a map."""
+
+    def weights(self, activations: Tensor, derivatives: Derivatives) -> Tensor:  # noqa: ARG002
+        """Averages the gradient over the positions of each channel."""
+        return grad_cam_weights(derivatives)
+
+
+class Photographs(Dataset[Tensor]):
+    """Photographs as a network takes them, (C, H, W).
+
+    Args:
+        photographs: The photographs.
+        transform: Turns a photograph, 8-bit RGB, into the network's input.
+        model_name: The network's name, for messages.
+    """
+
+    def __init__(
+        self, photographs: Sequence[Photograph], transform: Callable[[Image.Image], Any], model_name: str
+    ) -> None:
+        self.photographs, self.transform, self.model_name = photographs, transform, model_name
+        self.samples = [photograph.file for photograph in photographs]  # by which changes are noticed
+
+    def __len__(self) -> int:
+        return len(self.photographs)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return preprocessed(self.transform(to_rgb(self.photographs[index].read())), self.model_name)
+
+
+class LogitsOf(Module):
+    """A network that returns the logits alone.
+
+    Args:
+        model: One that returns an object with them.
+    """
+
+    def __init__(self, model: Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Runs the network."""
+        logits: Tensor = logits_of(self.model(inputs))
+        return logits
+
+
+def write_maps(
+    classifier: Classifier,
+    layers: ChosenLayers,
+    targets: Sequence[int],
+    photographs: Sequence[Photograph],
+    options: argparse.Namespace,
+) -> int:
+    """Writes the maps of photographs, or this process's part of them.
+
+    Args:
+        classifier: The network.
+        layers: The layers.
+        targets: The classes to explain. None at all stand for the most probable.
+        photographs: The photographs.
+        options: What :func:`captum_sgcampp.cli.arguments.parse` returned.
+
+    Returns:
+        In the first process, the number of photographs that have no map; in others 0, because torchrun ends all
+        processes when one of them fails.
+
+    Raises:
+        CommandError: The maps cannot be computed or written.
+    """
+    method, noise = _method(classifier, layers, options)
+    names = names_of(photographs)
+    try:
+        maps = attribute_dataset(
+            method,
+            Photographs(photographs, classifier.preprocess, classifier.name),
+            options.maps,
+            target=_target(targets),
+            names=names,
+            class_names=classifier.classes,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            num_workers=1 if options.workers is None else options.workers,
+            retry_failed=options.retry_failed,
+            show_progress=True,
+            filters=options.filters,
+            subset=options.subset,
+            region=options.region,
+            **noise,
+        )
+    except CommandError:
+        raise
+    except OSError as error:
+        raise CommandError(in_the_commands_words(error.strerror or error)) from error
+    except (AssertionError, ImportError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        words = in_the_commands_words(error)
+        raise CommandError(words if words.startswith("--") else f"cannot write maps: {words}") from error
+    except Exception as error:  # whatever a network of one's own raises
+        raise CommandError(f"cannot write maps: {described(error)}") from error
+    return len(maps.errors) if is_first_process() else 0
+
+
+def names_of(photographs: Sequence[Photograph]) -> list[str]:
+    """The names of photographs: their places below the folder, or where these are not different, the whole paths."""
+    places = [photograph.place.as_posix() for photograph in photographs]
+    if len(set(places)) == len(places):
+        return places
+    return [(photograph.file or photograph.place).as_posix() for photograph in photographs]
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for all that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def default_device() -> str:
+    """The graphics card of this process, or the CPU if there is none."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+
+
+def _target(targets: Sequence[int]) -> Any:
+    if not targets:
+        return "predicted"
+    return targets[0] if len(targets) == 1 else list(targets)
+
+
+def _method(
+    classifier: Classifier, layers: ChosenLayers, options: argparse.Namespace
+) -> tuple[LayerAttribution, dict[str, Any]]:
+    """The method, and its parameters of the noise."""
+    chosen = (options.methods or [DEFAULT_METHOD])[0]
+    noise = {"n_samples": options.n_samples, "stdevs": options.stdevs}
+    # The fastest for convolutional networks; their first convolution makes the images follow.
+    model, names = classifier.model.to(memory_format=torch.channels_last), layers.names
+    if classifier.wraps_logits:
+        model, names = LogitsOf(model), [f"model.{name}" for name in names]
+    name: Any = names[0] if len(names) == 1 else names
+    reshape: dict[str, Any] = {"reshape_transform": layers.reshape_transform}
+    if chosen == "grad-cam":
+        return GradCam(model, name, **reshape), {}
+    if chosen == "grad-cam++":
+        return LayerGradCamPlusPlus(model, name, alpha=options.alpha, **reshape), {}
+    if chosen == "smooth-layer-cam":
+        return LayerSmoothLayerCAM(model, name, **reshape), noise
+    return LayerSmoothGradCAMpp(model, name, alpha=options.alpha, **reshape), noise

@@ -1,0 +1,1 @@
+"""Maps of a whole dataset, by any number of processes."""

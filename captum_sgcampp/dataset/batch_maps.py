@@ -1,0 +1,139 @@
+"""The maps of a batch of images: one method, some targets, and noise that depends on each image alone."""
+
+import hashlib
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from captum.attr import LayerAttribution
+from torch import Generator, Tensor
+from torch.nn import Module
+
+from captum_sgcampp._captum import TargetType, _format_additional_forward_args, _run_forward
+from captum_sgcampp.cam_attribution import CamAttribution, SeveralTargets
+from captum_sgcampp.dataset.targets import BatchTarget, ImageTarget, Targets
+from captum_sgcampp.layers import dotted_name
+from captum_sgcampp.smooth_cam_attribution import SmoothCamAttribution
+
+
+class Map(NamedTuple):
+    """The map of one image at one layer for one target."""
+
+    suffix: str
+    """What follows the image's name in the name of the map: layer and target, where there are several."""
+    layer: str
+    of: ImageTarget
+    values: Tensor
+    r"""(C, \*spatial), on the CPU."""
+
+
+@dataclass(frozen=True)
+class BatchMaps:
+    """Computes the maps of a batch.
+
+    Args:
+        method: The method.
+        targets: Chooses the targets.
+        seed: The seed of the noise, together with the name of each image.
+        arguments: The further arguments of `attribute`.
+    """
+
+    method: LayerAttribution
+    targets: Targets
+    seed: int
+    arguments: dict[str, Any]
+
+    @property
+    def layers(self) -> list[Module]:
+        """The layers of the method."""
+        return list(self.method.layer) if isinstance(self.method.layer, list) else [self.method.layer]
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Their dotted names in the model; a number where a layer is not in it."""
+        names = [dotted_name(self.method.forward_func, layer) for layer in self.layers]
+        return [str(number) if name is None else name for number, name in enumerate(names)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        for module in (self.method.forward_func, *self.layers):
+            if isinstance(module, Module):
+                for tensor in (*module.parameters(), *module.buffers()):
+                    return tensor.device
+        return torch.device("cpu")
+
+    def __call__(self, names: Sequence[str], images: Tensor, labels: Sequence[int | None]) -> list[list[Map]]:
+        """Computes the maps of each image.
+
+        Args:
+            names: The names of the images.
+            images: (N, ...), on any device.
+            labels: Their labels, if the dataset has any.
+
+        Raises:
+            ValueError: What the method returns has not a row for each image. Beyond that, whatever the method and
+                :meth:`Targets.choose` raise.
+        """
+        images = images.to(self.device, non_blocking=True)
+        attribute = self._ours if isinstance(self.method, CamAttribution) else self._captums
+        targets, attributions = attribute(names, images, labels)
+        maps: list[list[Map]] = [[] for _ in names]
+        for target, attribution in zip(targets, attributions, strict=True):
+            for layer, suffix, tensor in self._by_layer(attribution):
+                if not tensor.dim() or len(tensor) != len(images):
+                    raise ValueError(
+                        f"method: returned a shape of {tuple(tensor.shape)} at layer {layer} for {len(images)} "
+                        "image(s), where a dataset needs one row for each."
+                    )
+                for of_image, of, values in zip(maps, target.of_each, tensor.detach().cpu(), strict=True):
+                    full_suffix = [*suffix, of.target] if len(targets) > 1 else suffix
+                    of_image.append(Map("/".join(full_suffix), layer, of, values.contiguous().clone()))
+        return maps
+
+    def _ours(
+        self, names: Sequence[str], images: Tensor, labels: Sequence[int | None]
+    ) -> tuple[list[BatchTarget], Sequence[Any]]:
+        """Our methods choose the targets in the pass without noise, so that no further pass is needed."""
+        targets: list[BatchTarget] = []
+
+        def choose(output: Tensor) -> list[TargetType]:
+            targets[:] = self.targets.choose(output, labels)
+            return [target.for_captum for target in targets]
+
+        arguments = self.arguments
+        if isinstance(self.method, SmoothCamAttribution):
+            generators = [Generator(images.device).manual_seed(noise_seed(self.seed, name)) for name in names]
+            arguments = {**arguments, "generator": generators}
+        attributions = self.method.attribute(images, SeveralTargets(choose), **arguments)
+        return targets, attributions
+
+    def _captums(
+        self, _names: Sequence[str], images: Tensor, labels: Sequence[int | None]
+    ) -> tuple[list[BatchTarget], Sequence[Any]]:
+        """Captum's methods need the targets beforehand, from a pass of its own."""
+        forward_args = _format_additional_forward_args(self.arguments.get("additional_forward_args"))
+        with torch.no_grad():
+            output: Any = _run_forward(self.method.forward_func, images, None, forward_args)
+        targets = self.targets.choose(output, labels)
+        if "target" not in inspect.signature(self.method.attribute).parameters:  # as in LayerActivation
+            return targets, [self.method.attribute(images, **self.arguments)] * len(targets)
+        return targets, [
+            self.method.attribute(images, target=target.for_captum, **self.arguments) for target in targets
+        ]
+
+    def _by_layer(self, attribution: Any) -> Iterator[tuple[str, list[str], Tensor]]:
+        """The tensors that a method returned, each with its layer's name and its suffix."""
+        several_layers = isinstance(self.method.layer, list)
+        for layer, at_layer in zip(self.layer_names, attribution if several_layers else [attribution], strict=True):
+            tensors = at_layer if isinstance(at_layer, tuple) else (at_layer,)
+            for number, tensor in enumerate(tensors):
+                suffix = [layer] if several_layers else []
+                yield layer, suffix + ([str(number)] if len(tensors) > 1 else []), tensor
+
+
+def noise_seed(seed: int, name: str) -> int:
+    """The seed of an image's noise, in 63 bits."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "big") >> 1
