@@ -1,7 +1,8 @@
 """Torch's private API. No other file uses it, so a new release of torch affects only this one."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -71,3 +72,23 @@ def is_replica(module: Module) -> bool:
 def weights_are_cached() -> bool:
     """Whether parametrized weights computed now will be reused, by `torch.nn.utils.parametrize.cached`."""
     return bool(parametrize._cache_enabled)
+
+
+def state_dict_without_prefix(
+    state: Mapping[str, Tensor], prefix: str, of_model: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Removes a prefix from the names of a state dict, and from those of the versions that it keeps of its modules.
+
+    Args:
+        state: The state dict.
+        prefix: The prefix.
+        of_model: That of the model, whose own version is assumed where `state` has none, as in safetensors.
+    """
+    renamed: Any = OrderedDict((name.removeprefix(prefix), value) for name, value in state.items())
+    versions = getattr(state, "_metadata", {})
+    renamed._metadata = OrderedDict((name.removeprefix(prefix), version) for name, version in versions.items())
+    # The model itself is "module" where its parameters are "module.weight".
+    of_root = getattr(of_model, "_metadata", {}).get("", {})
+    renamed._metadata[""] = versions.get(prefix.rstrip("."), of_root)
+    result: dict[str, Tensor] = renamed
+    return result

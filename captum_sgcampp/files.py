@@ -18,7 +18,7 @@ def write_whole(file: Path, content: bytes | memoryview) -> None:
     if target.exists() and not target.is_file():
         target.write_bytes(content)
         return
-    unfinished = target.with_name(f".{target.name[:100]}.{os.getpid()}.tmp")
+    unfinished = target.with_name(f".captum-sgcampp-{os.getpid()}.tmp")
     try:
         unfinished.write_bytes(content)
         unfinished.replace(target)

@@ -6,8 +6,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-_WHITE_IS_ZERO, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT, _UNSIGNED = 0, 258, 262, 339, 1
-"""Tags of TIFF and their values, for what a mode of Pillow does not say."""
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR_CONFIGURATION, _SAMPLE_FORMAT = 258, 262, 284, 339
+"""Tags of TIFF, for what a mode of Pillow does not say."""
+_WHITE_IS_ZERO, _SEPARATE_PLANES, _UNSIGNED = 0, 2, 1
+"""Values of these tags."""
 
 
 def pixels(photograph: Any) -> npt.NDArray[np.float32]:
@@ -46,8 +48,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image: The image. Floating-point images must be in [0, 1].
 
     Raises:
-        ValueError: The pixels are negative, or floats outside [0, 1].
+        ValueError: The pixels are negative, or floats outside [0, 1]; or their meaning is not known.
     """
+    tags = _tiff_tags(image)
+    if tags.get(_PLANAR_CONFIGURATION) == _SEPARATE_PLANES and max(tags.get(_BITS_PER_SAMPLE, (1,))) > 8:
+        raise ValueError("it is a TIFF with more than 8 bits in separate planes, which Pillow reads wrongly")
     upright = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(_scaled(np.asarray(upright), image)).convert("RGB")
@@ -59,7 +64,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _scaled(values: npt.NDArray[Any], image: Image.Image) -> npt.NDArray[np.uint8]:
     """The grays of an image of 16 or 32 bits, in 8 bits."""
-    tags: Any = getattr(image, "tag_v2", {})  # of TIFF
+    tags = _tiff_tags(image)
     if values.dtype == np.int32 and tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED and tags:
         values = values.view(np.uint32)
     largest = _largest(values, image, tags)
@@ -85,4 +90,11 @@ def _largest(values: npt.NDArray[Any], image: Image.Image, tags: Any) -> float:
         return float(2 ** (bits if values.dtype.kind == "u" else bits - 1) - 1)
     if image.format in {"PNG", "PPM"}:  # 16 bits, which Pillow may hand out as 32
         return float(np.iinfo(np.uint16).max)
+    if values.dtype.kind == "i":
+        raise ValueError(f"its range is not known from the mode {image.mode}; give an array of unsigned integers")
     return float(np.iinfo(values.dtype).max)
+
+
+def _tiff_tags(image: Image.Image) -> Any:
+    """The tags of a TIFF; none for other formats."""
+    return getattr(image, "tag_v2", {})

@@ -179,6 +179,11 @@ def test_errors_are_one_line(given: list[str], message: str, capsys: pytest.Capt
         (["--region"], "--region: needs two opposite corners of a box, such as --subset 2,4 9,10 --region"),
         (["--region", "--subset", "1,1"], "--region: needs two opposite corners"),
         (["--seed", "1" * 23], "--seed: must be from -9223372036854775808 to 18446744073709551615"),
+        (["--seed", "abc"], "--seed: must be an integer, but is abc"),
+        (["--stdevs", "x"], "--stdevs: must be a number, but is x"),
+        (["--top-k", "1.5"], "--top-k: must be an integer, but is 1.5"),
+        ([""], "PHOTOGRAPH: must not be empty"),
+        (["--output", ""], "--output: must not be empty"),
         (["-", "-"], "PHOTOGRAPH: standard input, -, can be read only once"),
     ],
 )
@@ -298,6 +303,36 @@ def test_a_closed_pipe_is_quiet(given: list[str], status: int) -> None:
             check=False,
         )
     assert (outcome.returncode, outcome.stderr) == (status, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full device")
+def test_standard_output_that_cannot_be_written_to() -> None:
+    with Path("/dev/full").open("w") as full:
+        command_line = [sys.executable, "-m", "captum_sgcampp", *FAST]
+        outcome = subprocess.run(command_line, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert outcome.returncode == 2
+    assert outcome.stderr == "captum-sgcampp: cannot write to standard output: No space left on device\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="descriptors as in POSIX")
+def test_standard_output_that_is_closed() -> None:
+    line = f"'{sys.executable}' -m captum_sgcampp {' '.join(FAST)} >&-"
+    outcome = subprocess.run(["/bin/sh", "-c", line], stderr=subprocess.PIPE, text=True, check=False)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert Path("captum-sgcampp-camera.png").exists()
+
+
+def test_a_filter_given_twice_has_one_panel() -> None:
+    assert main(["--filters", "3", "1", "3", "--n-samples", "1", "--output", "filters.png"]) == 0
+    assert len(panels("filters.png")) == 1 + 2
+
+
+@pytest.mark.filterwarnings("default")
+def test_characters_that_the_font_lacks_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "\N{CJK UNIFIED IDEOGRAPH-4E2D}\N{CJK UNIFIED IDEOGRAPH-56FD}.png"
+    Path(name).write_bytes(photograph("coffee.png").read_bytes())
+    assert main([name, *FAST]) == 0
+    assert capsys.readouterr().err == "captum-sgcampp: the picture's font lacks some characters of the names\n"
 
 
 def test_without_the_extra_it_says_what_is_missing(

@@ -77,6 +77,11 @@ def test_a_folder_is_searched_recursively_but_not_for_results() -> None:
     Path("photos/notes.txt").write_text("no image")
     assert [found.name for found in find([Path("photos")])] == ["a.PNG", "b.jpg", "deep/er/c.webp"]
     assert [found.name for found in find([Path("photos/deep"), Path("photos/b.jpg")])] == ["er/c.webp", "b.jpg"]
+    Path("linked").mkdir()
+    Path("linked/there").symlink_to("../photos/deep")
+    Path("linked/loop").symlink_to("../linked")
+    tiny("linked/.hidden/d.png")
+    assert [found.name for found in find([Path("linked")])] == ["there/er/c.webp"]
     Path("empty").mkdir()
     with pytest.raises(CommandError, match="empty has no images"):
         find([Path("empty")])
@@ -131,6 +136,31 @@ def test_names_that_are_not_text() -> None:
     assert outcome.stdout.endswith(b"\n" + written + b"\n")
     assert outcome.stdout.splitlines()[0].decode().startswith("caf\N{REPLACEMENT CHARACTER} $a$")
     assert Path(os.fsdecode(written)).exists()
+
+
+def test_a_photograph_that_is_hardly_wider_than_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("L", (1, 101)).save("line.png")
+    assert main(["line.png", *FAST]) == 2
+    assert "cannot read line.png: it is 1 x 101, more than 100 times longer than wide" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 5000])
+def test_names_that_are_too_long(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = str(photograph("coffee.png"))
+    assert main([f"{name}.png", photo, *FAST]) == 2
+    assert main([photo, "--output", name, *FAST]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("File name too long") == 2
+    assert Path("captum-sgcampp-coffee.png").exists()
+
+
+@pytest.mark.parametrize("character", ["x", "中"])
+def test_a_long_name_of_a_photograph_is_shortened_in_that_of_its_picture(character: str) -> None:
+    name = character * (250 // len(character.encode()))
+    Path(f"{name}.png").write_bytes(photograph("coffee.png").read_bytes())
+    (picture,) = planned(f"{name}.png")
+    assert len(picture.encode()) < 255
+    write_whole(Path(picture), b"")
 
 
 # What is written
@@ -225,6 +255,10 @@ def test_a_photograph_is_never_written_over(capsys: pytest.CaptureFixture[str]) 
     assert tiny_page("x.png", "page") == "page.html"
     with pytest.raises(CommandError, match=r"--page x.png would overwrite a file that the command reads"):
         tiny_page("x.png", "x.png")
+    Path("sl").mkdir()
+    Path("sl/captum-sgcampp-a.png").symlink_to("captum-sgcampp-b.png")
+    tiny("a.png", "b.png")
+    assert planned("a.png", "b.png", output="sl/") == ["sl/captum-sgcampp-a.png", "sl/captum-sgcampp-b-2.png"]
     Path("weights.png").touch()
     with pytest.raises(CommandError, match="would overwrite"):
         planned("x.png", output="weights.png", read=["weights.png"])
@@ -242,6 +276,24 @@ def test_outputs_that_cannot_be(arguments: list[str], output: str, message: str)
     tiny("a.jpg", "b.jpg")
     with pytest.raises(CommandError, match=message):
         planned(*arguments, output=output)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="standard input is a file of the system")
+def test_standard_input_is_never_written_over() -> None:
+    photo = photograph("coffee.png")
+    before = photo.read_bytes()
+    with photo.open("rb") as stdin:
+        command_line = [sys.executable, "-m", "captum_sgcampp", "-", *FAST, "--output", "coffee.png"]
+        outcome = subprocess.run(command_line, stdin=stdin, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 2
+    assert "--output coffee.png would overwrite a file that the command reads" in outcome.stderr
+    assert photo.read_bytes() == before
+
+
+def test_links_that_lead_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("loop.png").symlink_to("loop.png")
+    assert main([*FAST, "--output", "loop.png"]) == 2
+    assert capsys.readouterr().err.startswith("captum-sgcampp: cannot write loop.png: ")
 
 
 def test_a_folder_that_cannot_be_written_to(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,11 +21,13 @@ pytest.importorskip("torchvision", reason="the command needs the extra demo")
 from cli_helpers import opened, panels, photograph
 from torchvision import models
 
-from captum_sgcampp import LayerSmoothGradCAMpp
+import captum_sgcampp
+from captum_sgcampp import LayerSmoothGradCAMpp, channels_last_to_map
 from captum_sgcampp.__main__ import main
+from captum_sgcampp.cli import command
 from captum_sgcampp.cli.classifier import Classifier
 from captum_sgcampp.cli.errors import CommandError
-from captum_sgcampp.cli.map_of_layer import as_map
+from captum_sgcampp.cli.map_of_layer import as_map, unchanged
 from captum_sgcampp.cli.networks import load_classifier
 from captum_sgcampp.cli.weights import load_weights, n_classes_of, read_weights
 
@@ -97,7 +99,7 @@ def test_smoothing_matters_at_the_default_layer_of_torchvisions_families(name: s
     classifier = Classifier(name, model, preset, CPU)
     chosen = classifier.choose(classifier.default_layers())
     assert chosen.names == [layer]
-    method = LayerSmoothGradCAMpp(model, layer, reshape_transform=chosen.reshape_transform)
+    method = LayerSmoothGradCAMpp(model, layer, reshape_transform=classifier.reshape_transform_of(chosen))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # such as "smoothing changes nothing"
         attribution = method.attribute(torch.randn(1, 3, size, size), 3, n_samples=3, stdevs=0.5)
@@ -115,9 +117,13 @@ def test_the_last_block_of_a_resnet_has_nothing_to_smooth() -> None:
 @pytest.mark.parametrize(
     ("shape", "options", "wanted"),
     [
-        ((1, 512, 7, 7), {}, None),
+        ((1, 512, 7, 7), {}, (1, 512, 7, 7)),
         ((1, 7, 7, 512), {}, (1, 512, 7, 7)),
-        ((1, 56, 56, 56), {}, None),
+        ((1, 56, 56, 56), {}, (1, 56, 56, 56)),
+        ((1, 128, 4, 16), {}, None),  # pixels within patches, of MobileViTv2
+        ((1, 1, 196, 384), {}, None),  # tokens, of NesT
+        ((8, 96, 7, 7), {}, None),  # heads, of MViTv2
+        ((1, 12, 197, 197), {"patch_size": (16, 16)}, None),  # attention
         ((1, 197, 768), {"patch_size": (16, 16)}, (1, 768, 14, 14)),
         ((1, 201, 768), {"patch_size": (16, 16), "n_prefix_tokens": 5}, (1, 768, 14, 14)),
         ((1, 201, 768), {"patch_size": (16, 16), "n_prefix_tokens": 1}, None),
@@ -139,8 +145,33 @@ def test_inputs_that_are_not_square() -> None:
     to_map = as_map((1, 1 + 14 * 20, 64), (224, 320), (16, 16))
     assert to_map is not None
     assert to_map(torch.empty(1, 281, 64)).shape == (1, 64, 14, 20)
-    assert as_map((1, 64, 14, 20), (224, 320)) is None
-    assert as_map((1, 14, 20, 64), (224, 320)) is not None
+    assert as_map((1, 64, 14, 20), (224, 320)) is unchanged
+    assert as_map((1, 14, 20, 64), (224, 320)) is channels_last_to_map
+    assert as_map((1, 14, 20, 64), (320, 224)) is None
+
+
+def test_a_plain_stack_of_convolutions_is_seen_below_its_last_nonlinearity() -> None:
+    stack = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU()]
+    model = nn.Sequential(*stack, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)).eval()
+    preset = models.ResNet18_Weights.DEFAULT.transforms()
+    assert Classifier("stack", model, preset, CPU).default_layers() == ["3"]
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "crossvit_9_240", "hiera_tiny_224", "nest_tiny"])
+def test_the_stem_of_a_transformer_is_no_default(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    model = timm.create_model(name, pretrained=False, num_classes=3).eval()
+    preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    with pytest.raises(CommandError, match="has no layer that is known to be a map; choose one"):
+        Classifier(name, model, preprocess, CPU, n_prefix_tokens=0).default_layers()
+
+
+def test_a_stage_that_has_most_of_the_blocks_is_not_skipped() -> None:
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("sequencer2d_s", pretrained=False, num_classes=3).eval()
+    preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    (layer,) = Classifier("it", model, preprocess, CPU, n_prefix_tokens=0).default_layers()
+    assert layer == "stages.3.blocks.2.norm1"
 
 
 # timm and Hugging Face, from configurations, as no hub can be reached
@@ -176,7 +207,8 @@ def test_timm(name: str, layer: str, grid: int, capsys: pytest.CaptureFixture[st
     chosen = classifier.choose(classifier.default_layers())
     assert chosen.names == [layer]
     values = torch.empty(next(found.shapes[0] for found in classifier.layers if found.name == layer))
-    map_of_layer = chosen.reshape_transform(values) if chosen.reshape_transform else values
+    reshape_transform = classifier.reshape_transform_of(chosen)
+    map_of_layer = reshape_transform(values) if reshape_transform else values
     assert tuple(map_of_layer.shape[2:]) == (grid, grid)
     assert main(["--model", f"timm:{folder}", *FAST, "--target", "bee"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -260,7 +292,8 @@ def test_hugging_face(kind: str, layer: str, grid: int, capsys: pytest.CaptureFi
     (name,) = chosen.names
     assert name.endswith(layer)
     values = torch.empty(next(found.shapes[0] for found in classifier.layers if found.name == name))
-    map_of_layer = chosen.reshape_transform(values) if chosen.reshape_transform else values
+    reshape_transform = classifier.reshape_transform_of(chosen)
+    map_of_layer = reshape_transform(values) if reshape_transform else values
     assert tuple(map_of_layer.shape[2:]) == (grid, grid)
     assert main(["--model", f"hf:{folder}", *FAST, "--target", "bee"]) == 0
     captured = capsys.readouterr()
@@ -320,8 +353,8 @@ def test_a_failed_download_says_what_failed(name: str, message: str, tmp_path: P
     pytest.importorskip("transformers")
     Path("folder").mkdir()
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
-    command = [sys.executable, "-m", "captum_sgcampp", "--model", name]
-    outcome = subprocess.run(command, capture_output=True, text=True, check=False, env=offline)
+    command_line = [sys.executable, "-m", "captum_sgcampp", "--model", name]
+    outcome = subprocess.run(command_line, capture_output=True, text=True, check=False, env=offline)
     assert outcome.returncode == 2
     *_, error = outcome.stderr.splitlines()
     assert error.startswith(f"captum-sgcampp: {message}")
@@ -369,6 +402,28 @@ def many(): return load()[:2] + (["x", "y", "z"],)
 def rows(): return torch.nn.Conv2d(3, 8, 3), load()[1], None
 def numpy():
     return load()[0], lambda image: 3, None
+def dictionary(): return load()[:2] + ({1: "eggs", 0: "ham"},)
+def seven(): return load()[:2] + (7,)
+def exits(): raise SystemExit(3)
+def notcallable(): return load() + (3,)
+def bare():
+    class Bare(torch.nn.Module):
+        def forward(self, x): return x.mean((2, 3))
+    return Bare(), load()[1], None
+def badreshape():
+    def reshape(x): return x.reshape(1, 2, 3, 4)
+    return load() + (reshape,)
+def uncropped():
+    class Tokens(torch.nn.Module):
+        patch_size = 16
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.embed, self.head = torch.nn.Conv2d(3, 8, 16, stride=16), torch.nn.Linear(8, 2)
+            self.norm = torch.nn.LayerNorm(8)
+        def forward(self, x):
+            return self.head(self.norm(self.embed(x).flatten(2).transpose(1, 2)).relu().mean(1))
+    return Tokens(), transforms.ToTensor(), None
 def tokens():
     class Tokens(torch.nn.Module):
         def __init__(self):
@@ -415,11 +470,41 @@ def test_a_model_of_ones_own_with_tokens_and_an_object_of_logits(own: Path) -> N
     assert len(panels("x.png")) == 2
 
 
+def test_the_grid_of_tokens_is_that_of_each_photograph(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in [("land", (64, 48)), ("port", (48, 64)), ("square", (48, 48))]:
+        Image.effect_noise(size, 60).save(f"{name}.png")
+    grids = {}
+    explain = captum_sgcampp.explain
+
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        explanation = explain(*args, **kwargs)
+        grids[kwargs["title"]] = tuple(next(iter(explanation.maps.values())).shape[2:])
+        return explanation
+
+    monkeypatch.setattr(command, "explain", recorded)
+    photographs = ["land.png", "port.png", "square.png"]
+    assert main([*photographs, "--model", f"{own}:uncropped", "--layer", "norm", "--methods", "grad-cam"]) == 0
+    assert grids == {"land.png": (3, 4), "port.png": (4, 3), "square.png": (3, 3)}
+
+
+def test_names_of_classes_by_number(own: Path) -> None:
+    assert load_classifier(f"{own}:dictionary", CPU).classes == ["ham", "eggs"]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("mine/model.py", "--model mine/model.py lacks the function that returns the model, as in mine/model.py:load"),
+        (
+            "mine/model.py:seven",
+            "must return the names of the classes as a list, or as a dict by number from 0, not as",
+        ),
+        ("mine/model.py:exits", "exits of mine/model.py failed: SystemExit: 3"),
+        ("mine/model.py:notcallable", "must return a function as its reshape_transform, not int"),
+        ("mine/model.py:bare", "mine/model.py:bare has no layer that is known to be a map"),
+        ("mine/model.py:badreshape", "layer 0 cannot be seen as a map: RuntimeError: "),
         ("nowhere.py:load", "cannot read nowhere.py: there is no such file"),
-        ("mine/model.py:lode", "unknown function of mine/model.py 'lode'; the closest: load"),
+        ("mine/model.py:lode", "unknown function in mine/model.py: 'lode'; the closest: load"),
         ("mine/model.py:two", "two of mine/model.py must return its model, its preprocessing and the names of its"),
         ("mine/model.py:strings", "must return a Module and a function first, not str and str"),
         ("mine/model.py:fails", "fails of mine/model.py failed: KeyError: 'oh'"),
@@ -432,7 +517,8 @@ def test_a_model_of_ones_own_with_tokens_and_an_object_of_logits(own: Path) -> N
 @pytest.mark.usefixtures("own")
 def test_wrong_models_of_ones_own(name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine/broken.py").write_text("def")
-    assert main(["--model", name]) == 2
+    layer = ["--layer", "0"] if name.endswith("badreshape") else []
+    assert main(["--model", name, *layer]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
@@ -447,8 +533,8 @@ def small_resnet(n_classes: int = 7) -> nn.Module:
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "model.module.", "module._orig_mod."])
-@pytest.mark.parametrize("container", [None, "state_dict", "model", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "model.module.", "module._orig_mod.", "net."])
+@pytest.mark.parametrize("container", [None, "state_dict", "model", "model_state_dict", "state_dict_ema"])
 def test_weights_that_people_have(suffix: str, prefix: str, container: str | None) -> None:
     def small_model() -> nn.Module:
         return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
@@ -465,6 +551,24 @@ def test_weights_that_people_have(suffix: str, prefix: str, container: str | Non
     loaded = small_model()
     load_weights(loaded, read_weights(file), "it")
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_versions_of_modules_are_kept(wrap: bool) -> None:
+    """MNASNet refuses a state dict without its version."""
+    model = models.mnasnet0_5(num_classes=3)
+    torch.save((nn.DataParallel(model) if wrap else model).state_dict(), "mnasnet.pt")
+    loaded = load_classifier("mnasnet0_5", CPU, Path("mnasnet.pt")).model
+    assert torch.equal(loaded.classifier[1].bias, model.classifier[1].bias)  # type: ignore[index, union-attr]
+    pytest.importorskip("safetensors.torch").save_file(model.state_dict(), "mnasnet.safetensors")
+    load_classifier("mnasnet0_5", CPU, Path("mnasnet.safetensors"))
+
+
+@pytest.mark.skipif(not hasattr(torch.serialization, "safe_globals"), reason="torch before 2.5")
+def test_a_checkpoint_may_hold_the_arguments_of_the_training() -> None:
+    state = small_resnet().state_dict()
+    torch.save({"model": state, "args": argparse.Namespace(lr=0.1), "epoch": 3}, "checkpoint.pth")
+    assert read_weights(Path("checkpoint.pth")).keys() == state.keys()
 
 
 def test_a_prefix_that_belongs_to_the_model_stays() -> None:
@@ -522,7 +626,7 @@ def test_odd_weights_and_classes(given: list[str], message: str, capsys: pytest.
     for name in ("text.pt", "text.safetensors"):
         Path(name).write_text("no weights")
     Path("empty.pt").touch()
-    torch.save({"args": argparse.Namespace(), "state_dict": {}}, "object.pt")
+    torch.save({"args": Path(), "state_dict": {}}, "object.pt")
     torch.save([1, 2], "list.pt")
     torch.save({"state_dict": {"a": [1]}}, "nested.pt")
     torch.save({0: torch.zeros(1)}, "numbers.pt")

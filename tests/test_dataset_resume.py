@@ -183,7 +183,7 @@ def test_a_run_that_ends_may_remove_the_temporary_files_of_another(tmp_path: Pat
         if len(tries) == 1:
             files.remove_temporary_files(tmp_path)
 
-    files.write_whole(tmp_path / "file", write)
+    files.write_shared(tmp_path / "file", write)
     assert content(tmp_path) == {"file": b"content"}
     assert len(tries) == 2
 
@@ -193,14 +193,14 @@ def test_of_two_records_written_at_once_the_first_stays(tmp_path: Path, monkeypa
         (tmp_path / "file").write_bytes(b"first")
         stream.write(b"second")
 
-    files.write_whole(tmp_path / "file", write, keep=True)
+    files.write_shared(tmp_path / "file", write, keep=True)
     assert content(tmp_path) == {"file": b"first"}
     (tmp_path / "file").unlink()
     monkeypatch.setattr(os, "link", refuse_links)
-    files.write_whole(tmp_path / "file", write, keep=True)
+    files.write_shared(tmp_path / "file", write, keep=True)
     assert content(tmp_path) == {"file": b"first"}
     (tmp_path / "file").unlink()
-    files.write_whole(tmp_path / "file", lambda stream: stream.write(b"alone"), keep=True)
+    files.write_shared(tmp_path / "file", lambda stream: stream.write(b"alone"), keep=True)
     assert content(tmp_path) == {"file": b"alone"}
 
 
@@ -210,14 +210,14 @@ def refuse_links(*_: object) -> None:
 
 def test_two_runs_of_different_methods_at_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second starts when the first has looked whether there is a record, and not yet written its own."""
-    write_whole = files.write_whole
+    write_shared = files.write_shared
 
     def second_first(*args: Any, **kwargs: Any) -> None:
-        monkeypatch.setattr("captum_sgcampp.dataset.shards.write_whole", write_whole)
+        monkeypatch.setattr("captum_sgcampp.dataset.shards.write_shared", write_shared)
         attribute(root, tmp_path / "maps", seed=2)
-        write_whole(*args, **kwargs)
+        write_shared(*args, **kwargs)
 
-    monkeypatch.setattr("captum_sgcampp.dataset.shards.write_whole", second_first)
+    monkeypatch.setattr("captum_sgcampp.dataset.shards.write_shared", second_first)
     with pytest.raises(ValueError, match="another run: seed is 2 there and 1 here"):
         attribute(root, tmp_path / "maps", seed=1)
     assert open_maps(tmp_path / "maps").settings["seed"] == 2

@@ -65,7 +65,20 @@ def test_other_floats_are_refused(value: float) -> None:
 
 def test_negative_integers_are_refused() -> None:
     with pytest.raises(ValueError, match="its pixels are from -5 to -5"):
-        to_rgb(Image.fromarray(np.full((2, 2), -5, dtype=np.int32)))
+        to_rgb(saved(Image.fromarray(np.full((2, 2), -5, dtype=np.int32)), "TIFF"))
+
+
+def test_integers_of_unknown_range_are_refused() -> None:
+    image = saved(Image.fromarray(np.full((2, 2), 9000, dtype=np.uint16)), "PNG").convert("I")
+    with pytest.raises(ValueError, match="its range is not known from the mode I; give an array"):
+        pixels(image)
+
+
+def test_a_tiff_that_pillow_reads_wrongly_is_refused() -> None:
+    image = saved(Image.new("RGB", (4, 3), (1, 2, 3)), "TIFF", tiffinfo={284: 2})
+    image.tag_v2[258] = (16, 16, 16)  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="a TIFF with more than 8 bits in separate planes"):
+        to_rgb(image)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P", "L", "RGB", "I;16"])

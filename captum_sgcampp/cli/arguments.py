@@ -57,6 +57,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.region and len(options.subset or ()) != 2:
         parser.error("argument --region: needs two opposite corners of a box, such as --subset 2,4 9,10 --region")
+    options.filters = options.filters and list(dict.fromkeys(options.filters))
     if options.images.count(FROM_STDIN) > 1:
         parser.error("argument PHOTOGRAPH: standard input, -, can be read only once")
     _check_maps(parser, options)
@@ -94,9 +95,9 @@ def _parser() -> argparse.ArgumentParser:
         "images",
         nargs="*",
         metavar="PHOTOGRAPH",
-        type=Path,
+        type=_path,
         help="files; folders, for all images in them except earlier results, captum-sgcampp-*; or - for standard "
-        f"input; default: an example, {EXAMPLE}",
+        f"input; they come before options that take several values; default: an example, {EXAMPLE}",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     _add_network(parser)
@@ -118,12 +119,12 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     )
     network.add_argument(
         "--weights",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="your weights instead of the pretrained ones: a state dict or a checkpoint with one, of torch.save or in "
         "safetensors",
     )
-    network.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one on each line")
+    network.add_argument("--classes", type=_path, metavar="FILE", help="names of the classes, one on each line")
     network.add_argument("--device", help="default: cuda if there is one, otherwise cpu")
 
 
@@ -194,6 +195,7 @@ def _add_picture(parser: argparse.ArgumentParser) -> None:
     )
     picture.add_argument(
         "--output",
+        type=_not_empty,
         metavar="PATH",
         help="the picture (PNG unless the name ends otherwise); or a folder: an existing one, a name that ends with "
         "a slash, or any if there are several photographs; default: captum-sgcampp-PHOTOGRAPH.png in the current "
@@ -201,7 +203,7 @@ def _add_picture(parser: argparse.ArgumentParser) -> None:
     )
     picture.add_argument(
         "--page",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="write one HTML page to explore all photographs in a browser, and pictures only with --output; its "
         "default layers are the last maps of each resolution and the default layer, with which it opens",
@@ -212,7 +214,7 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
     maps = parser.add_argument_group("maps of many photographs")
     maps.add_argument(
         "--maps",
-        type=Path,
+        type=_path,
         metavar="FOLDER",
         help="write the maps as numbers, with an index, instead of pictures (which --output adds); a run that was "
         "interrupted goes on; the method is smooth-grad-cam++ unless --methods names another; each photograph has "
@@ -230,9 +232,26 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
     maps.add_argument("--retry-failed", action="store_true", help="try photographs again that have failed")
 
 
+def _not_empty(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_not_empty(text))
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be an integer, but is {text}") from error
+
+
 def _at_least(minimum: int) -> Callable[[str], int]:
     def integer(text: str) -> int:
-        number = int(text)
+        number = _integer(text)
         if number < minimum:
             raise argparse.ArgumentTypeError(f"must be at least {minimum}, but is {text}")
         return number
@@ -241,14 +260,17 @@ def _at_least(minimum: int) -> Callable[[str], int]:
 
 
 def _seed(text: str) -> int:
-    number = int(text)
+    number = _integer(text)
     if not -(2**63) <= number < 2**64:
         raise argparse.ArgumentTypeError(f"must be from {-(2**63)} to {2**64 - 1}, but is {text}")
     return number
 
 
 def _deviation(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be a number, but is {text}") from error
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"must be finite and not negative, but is {text}")
     return number

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import Module
 
 from captum_sgcampp.cli.default_layer import default_layer
 from captum_sgcampp.cli.errors import CommandError, described, unknown
-from captum_sgcampp.cli.map_of_layer import as_map, patch_size_of
+from captum_sgcampp.cli.map_of_layer import as_map, patch_size_of, unchanged
 from captum_sgcampp.explanation import logits_of
 from captum_sgcampp.layers import LayerInfo, last_maps, list_layers
 
@@ -21,8 +21,8 @@ class ChosenLayers(NamedTuple):
     """The layers to attribute to."""
 
     names: list[str]
-    reshape_transform: Callable[[Tensor], Tensor] | None
-    """As the attribution methods take it, for all of them."""
+    are_maps: bool
+    """Whether all of them are maps as they are."""
 
 
 class _Trial(NamedTuple):
@@ -80,6 +80,11 @@ class Classifier:
         return found[0]
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """The height and the width of the network's input, for a photograph of 640 x 480."""
+        return self._trial.image_size
+
+    @property
     def n_classes(self) -> int:
         """The number of classes."""
         return self._trial.n_classes
@@ -117,20 +122,40 @@ class Classifier:
             if name not in layers:
                 raise unknown("layer", name, layers)
             self._require_map(layers[name])
-        are_maps = all(self._reshape(layers[name]) is None for name in names)
-        return ChosenLayers(list(dict.fromkeys(names)), None if are_maps else self._to_map)
+        return ChosenLayers(list(dict.fromkeys(names)), all(self._reshape(layers[name]) is unchanged for name in names))
+
+    def reshape_transform_of(
+        self, layers: ChosenLayers, image_size: tuple[int, int] | None = None
+    ) -> Callable[[Tensor], Tensor] | None:
+        """The `reshape_transform` of layers, as the attribution methods take it.
+
+        Args:
+            layers: The layers.
+            image_size: The height and the width of the network's input. None means those of the trial.
+        """
+        if self.reshape_transform or layers.are_maps:
+            return self.reshape_transform
+        return partial(
+            _to_map,
+            image_size=image_size or self.image_size,
+            patch_size=self._trial.patch_size,
+            n_prefix_tokens=self.n_prefix_tokens,
+        )
 
     def _require_map(self, layer: LayerInfo) -> None:
         if not layer.calls:
             raise CommandError(f"layer {layer.name} does not run; choose another (see --list-layers)")
         if len(layer.shapes) != 1:
             raise CommandError(f"layer {layer.name} returns {layer.output_summary}; choose a layer within it")
+        to_map = self._reshape(layer)
+        if to_map is None:
+            raise CommandError(f"layer {layer.name} returns {layer.shapes[0]}, which is not a map (see --list-layers)")
         try:
-            shape = tuple(self._to_map(torch.empty(layer.shapes[0], device="meta")).shape)
-        except ValueError as error:
-            raise CommandError(f"layer {layer.name} cannot be seen as a map: {error}") from error
+            shape = tuple(to_map(torch.empty(layer.shapes[0], device="meta")).shape)
+        except Exception as error:  # whatever a function of one's own raises
+            raise CommandError(f"layer {layer.name} cannot be seen as a map: {described(error)}") from error
         if len(shape) != 4 or shape[0] != 1:
-            raise CommandError(f"layer {layer.name} returns {shape}, which is not a map (see --list-layers)")
+            raise CommandError(f"the reshape_transform of layer {layer.name} returns {shape}, which is not a map")
         if shape[2:] == (1, 1):
             raise CommandError(
                 f"layer {layer.name} has maps of 1 x 1, without positions to show; choose a layer before the pooling "
@@ -138,17 +163,10 @@ class Classifier:
             )
 
     def _reshape(self, layer: LayerInfo) -> Callable[[Tensor], Tensor] | None:
-        return self._reshape_of(layer.shapes[0]) if len(layer.shapes) == 1 else None
-
-    def _reshape_of(self, shape: tuple[int, ...]) -> Callable[[Tensor], Tensor] | None:
+        """How a layer is seen as a map; None if it cannot be."""
         if self.reshape_transform:
             return self.reshape_transform
-        return as_map(shape, self._trial.image_size, self._trial.patch_size, self.n_prefix_tokens)
-
-    def _to_map(self, values: Tensor) -> Tensor:
-        """The `reshape_transform` of all layers, also where noisy copies share a pass."""
-        reshape = self._reshape_of((1, *values.shape[1:]))
-        return reshape(values) if reshape else values
+        return as_map(layer.shapes[0], self._trial.image_size, self._trial.patch_size, self.n_prefix_tokens)
 
     @cached_property
     def _trial(self) -> _Trial:
@@ -170,6 +188,16 @@ class Classifier:
             raise CommandError(f"{self.name} has {scores.shape[1]} classes, but there are {len(self.classes)} names")
         height, width = inputs.shape[-2:]
         return _Trial((height, width), scores.shape[1], scores is not output, layers, patch_size_of(self.model))
+
+
+def _to_map(
+    values: Tensor, image_size: tuple[int, int], patch_size: tuple[int, int] | None, n_prefix_tokens: int | None
+) -> Tensor:
+    """A `reshape_transform` for several layers; the first dimension is also that of noisy copies."""
+    to_map = as_map((1, *values.shape[1:]), image_size, patch_size, n_prefix_tokens)
+    if to_map is None:
+        raise ValueError(f"layer: returns {tuple(values.shape)}, which is not a map of an input {image_size}.")
+    return to_map(values)
 
 
 def preprocessed(image: Any, name: str) -> Tensor:

@@ -105,7 +105,7 @@ def _explain(
             stdevs=options.stdevs,
             generator=torch.Generator(inputs.device).manual_seed(options.seed),  # the same noise for every photograph
             alpha=options.alpha,
-            reshape_transform=layers.reshape_transform,
+            reshape_transform=classifier.reshape_transform_of(layers, (inputs.shape[-2], inputs.shape[-1])),
             filters=options.filters,
             subset=options.subset,
             region=options.region,
@@ -147,8 +147,8 @@ def _device(name: str | None) -> torch.device:
 def _print_layers(classifier: Classifier) -> None:
     """Prints one layer per line, in columns, and marks the default."""
     layers, default = classifier.layers, classifier.default_layer()
-    name_width = max(len(layer.name) for layer in layers)
-    type_width = max(len(type(layer.module).__name__) for layer in layers)
+    name_width = max((len(layer.name) for layer in layers), default=0)
+    type_width = max((len(type(layer.module).__name__) for layer in layers), default=0)
     for layer in layers:
         mark = "  <- default" if layer.name == default else ""
         print(f"{layer.name:{name_width}}  {type(layer.module).__name__:{type_width}}  {layer.output_summary}{mark}")

@@ -1,23 +1,24 @@
 """The layer that suits a network: the last map that smoothing still changes.
 
 Where everything above a layer is affine, as after the last block of a ResNet, smoothing changes nothing. The layer is
-therefore the last block but one, in convolutional networks; the last map before the pooling, where there are no blocks
-but dense layers with their own nonlinearities follow, as in VGG; and in a vision transformer the first normalization of
-the last block, from which attention takes what it knows of the patches. Where the patches of a transformer are merged
-from stage to stage, as in Swin, the attention of the last stage sees the whole image and forgets where it is; there it
-is the first normalization of the last block of the stage before.
+therefore the last block but one, in convolutional networks; the last map before the pooling that has a nonlinearity
+above it, where there are no blocks, as in VGG; and in a vision transformer the first normalization of the last block,
+from which attention takes what it knows of the patches. Where the patches of a transformer are merged from stage to
+stage, as in Swin, the attention of the last stage sees the whole image and forgets where it is; there it is the first
+normalization of the last block of the stage before.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import Conv2d, Linear, Module, Sequential
+from torch.nn import Conv2d, Linear, Module, Sequential, modules
 
+from captum_sgcampp.cli.map_of_layer import unchanged
 from captum_sgcampp.layers import LayerInfo
 
 Reshape = Callable[[LayerInfo], Callable[[Tensor], Tensor] | None]
-"""How a layer is seen as a map; None if it is one already, or cannot be."""
+"""How a layer is seen as a map; None if it cannot be."""
 
 
 def default_layer(layers: Sequence[LayerInfo], reshape: Reshape) -> str | None:
@@ -28,10 +29,11 @@ def default_layer(layers: Sequence[LayerInfo], reshape: Reshape) -> str | None:
         reshape: How each is seen as a map.
 
     Returns:
-        Its name; None if the network has no maps.
+        Its name; None if the network has no maps, or none but at its beginning.
     """
     once = [layer for layer in layers if layer.calls == 1 and len(layer.shapes) == 1]
-    return _in_last_attention(once, reshape) or _last_block_but_one(once, reshape) or _last_map(once, reshape)
+    chosen = _in_last_attention(once, reshape) or _last_block_but_one(once, reshape) or _last_map(once, reshape)
+    return chosen if chosen and not _is_early(chosen, once) else None
 
 
 def _in_last_attention(layers: Sequence[LayerInfo], reshape: Reshape) -> str | None:
@@ -40,18 +42,18 @@ def _in_last_attention(layers: Sequence[LayerInfo], reshape: Reshape) -> str | N
     for layer in layers:
         if "Norm" in type(layer.module).__name__:
             norms.setdefault(_parent(layer.name), []).append(layer)
-    first = [found[0] for found in norms.values() if len(found) > 1 and reshape(found[0]) is not None]
+    first = [found[0] for found in norms.values() if len(found) > 1 and reshape(found[0]) not in {None, unchanged}]
     if not first:
         return None
     n_positions = [_n_positions(layer, reshape) for layer in first]
     smaller = [layer for layer, number in zip(first, n_positions, strict=True) if number > n_positions[-1]]
-    return (smaller or first)[-1].name
+    return (smaller if len(smaller) > len(first) / 2 else first)[-1].name
 
 
 def _last_block_but_one(layers: Sequence[LayerInfo], reshape: Reshape) -> str | None:
     """In a convolutional network: the block before the last, or the last if there is but one."""
     maps = {layer.name: layer for layer in layers if _is_map(layer, reshape)}
-    spatial = [layer.name for layer in layers if isinstance(layer.module, (Conv2d, Linear)) and _is_spatial(layer)]
+    spatial = [layer.name for layer in layers if _has_weights(layer) and _n_positions(layer, reshape) > 1]
     composed = [name for name, layer in maps.items() if _has_forward(layer.module) and len(_inside(name, spatial)) > 1]
     stages = {name for name in composed if _is_stage([maps[inner] for inner in _outermost(_inside(name, composed))])}
     blocks = _outermost([name for name in composed if name not in stages])
@@ -61,24 +63,40 @@ def _last_block_but_one(layers: Sequence[LayerInfo], reshape: Reshape) -> str | 
 
 
 def _last_map(layers: Sequence[LayerInfo], reshape: Reshape) -> str | None:
-    """The last map that has the resolution of the last convolution, before it is pooled."""
+    """The last map with the resolution of the last convolution, before it is pooled, and below a nonlinearity."""
     maps = [layer for layer in layers if _is_map(layer, reshape)]
     resolutions = [layer.shapes[0][2:] for layer in maps if isinstance(layer.module, Conv2d)]
     unpooled = [
-        layer.name
-        for layer in maps
-        if layer.shapes[0][2:] == resolutions[-1] and "Pool" not in type(layer.module).__name__
+        layer for layer in maps if layer.shapes[0][2:] == resolutions[-1] and "Pool" not in type(layer.module).__name__
     ]
-    return unpooled[-1] if unpooled else None
+    nonlinear = [number for number, layer in enumerate(layers) if _is_activation(layer.module)]
+    last_nonlinear = nonlinear[-1] if nonlinear else len(layers)  # it may be a function
+    below = [layer for layer in unpooled if layers.index(layer) < last_nonlinear]
+    return (below or unpooled)[-1].name if unpooled else None
+
+
+def _is_early(chosen: str, layers: Sequence[LayerInfo]) -> bool:
+    """Whether most of what the network computes at positions comes later, as after the stem of a transformer."""
+    weighted = [layer.name == chosen or _is_positional(layer) for layer in layers]
+    place = [layer.name for layer in layers].index(chosen)
+    return sum(weighted[place + 1 :]) > sum(weighted[: place + 1])
+
+
+def _is_positional(layer: LayerInfo) -> bool:
+    return _has_weights(layer) and len(layer.shapes[0]) > 2
+
+
+def _has_weights(layer: LayerInfo) -> bool:
+    return isinstance(layer.module, (Conv2d, Linear))
+
+
+def _is_activation(module: Module) -> bool:
+    return type(module).__module__ == modules.activation.__name__
 
 
 def _is_map(layer: LayerInfo, reshape: Reshape) -> bool:
     """Whether it is a map as it is, with more than one position."""
-    return _is_spatial(layer) and reshape(layer) is None
-
-
-def _is_spatial(layer: LayerInfo) -> bool:
-    return len(layer.shapes[0]) == 4 and layer.shapes[0][2:] != (1, 1)
+    return reshape(layer) is unchanged and _n_positions(layer, reshape) > 1
 
 
 def _has_forward(module: Module) -> bool:
@@ -113,6 +131,6 @@ def _parent(name: str) -> str:
 
 
 def _n_positions(layer: LayerInfo, reshape: Reshape) -> int:
+    """The number of positions of the layer's map; 0 if it cannot be seen as one."""
     to_map = reshape(layer)
-    assert to_map is not None, "chosen because it is reshaped"
-    return to_map(torch.empty(layer.shapes[0], device="meta")).shape[2:].numel()
+    return to_map(torch.empty(layer.shapes[0], device="meta")).shape[2:].numel() if to_map else 0

@@ -53,6 +53,8 @@ def with_cause(error: BaseException) -> str:
 def in_the_commands_words(message: object) -> str:
     """Rewords a message of the library: parameters become flags, and those that the command lacks are not mentioned."""
     text = re.sub(r"[^.]*\b(reshape_transform|grad_kwargs)\b[^.]*\.", "", one_line(message))
+    if "missing from font" in text:  # matplotlib says it for each character
+        return "the picture's font lacks some characters of the names"
     text = text.replace("retry_failed=True", "--retry-failed")
     text = re.sub(r"^(layers?|targets|output):", lambda found: f"{_FLAGS[found[1]]}:", text)
     return re.sub(r"\b(n_samples|stdevs|filters|subset|top_k)\b(?=[:,.]| and)", lambda found: _FLAGS[found[1]], text)

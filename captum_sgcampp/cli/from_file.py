@@ -37,10 +37,10 @@ def load(name: str, weights: Mapping[str, Tensor] | None, device: torch.device) 
     module = _imported(Path(path))
     functions = [found for found, value in vars(module).items() if callable(value) and not found.startswith("_")]
     if function_name not in functions:
-        raise unknown(f"function of {shown(path)}", function_name, functions)
+        raise unknown(f"function in {shown(path)}:", function_name, functions)
     try:
         returned = vars(module)[function_name]()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CommandError(f"{function_name} of {shown(path)} failed: {described(error)}") from error
     if not isinstance(returned, (tuple, list)) or len(returned) not in {3, 4}:
         raise CommandError(f"{function_name} of {shown(path)} must return {RETURNS}, but returned {_kind(returned)}")
@@ -48,6 +48,12 @@ def load(name: str, weights: Mapping[str, Tensor] | None, device: torch.device) 
     if not isinstance(model, Module) or not callable(preprocess):
         kinds = f"{_kind(model)} and {_kind(preprocess)}"
         raise CommandError(f"{function_name} of {shown(path)} must return a Module and a function first, not {kinds}")
+    if reshape_transform is not None and not callable(reshape_transform):
+        raise CommandError(
+            f"{function_name} of {shown(path)} must return a function as its reshape_transform, not "
+            f"{_kind(reshape_transform)}"
+        )
+    names = _class_names(classes, f"{function_name} of {shown(path)}")
     if weights is not None:
         load_weights(model, weights, shown(name))
     return Classifier(
@@ -56,9 +62,21 @@ def load(name: str, weights: Mapping[str, Tensor] | None, device: torch.device) 
         preprocess,
         device,
         frame_of(preprocess),
-        None if classes is None else [str(known) for known in classes],
+        names,
         reshape_transform=reshape_transform,
     )
+
+
+def _class_names(classes: Any, function: str) -> list[str] | None:
+    """The names of the classes, from a list, or from a dict by number such as Hugging Face's `id2label`."""
+    if isinstance(classes, Mapping) and {*classes} == {*range(len(classes))}:
+        classes = [classes[index] for index in range(len(classes))]
+    if classes is not None and not isinstance(classes, (list, tuple)):
+        raise CommandError(
+            f"{function} must return the names of the classes as a list, or as a dict by number from 0, not as "
+            f"{_kind(classes)}"
+        )
+    return None if classes is None else [str(name) for name in classes]
 
 
 def _imported(file: Path) -> ModuleType:
@@ -77,4 +95,5 @@ def _imported(file: Path) -> ModuleType:
 
 
 def _kind(value: Any) -> str:
-    return type(value).__name__
+    size = f" of {len(value)}" if isinstance(value, (tuple, list)) else ""
+    return f"{type(value).__name__}{size}"

@@ -26,17 +26,35 @@ def as_map(
         n_prefix_tokens: The number of tokens before those of the patches. None finds it out.
 
     Returns:
-        The function, as the attribution methods take it. None if the layer is a map as it is, or cannot be one.
+        The function, as the attribution methods take it: :func:`unchanged` if the layer is a map as it is. None if it
+        cannot be seen as one.
     """
-    if len(shape) == 4 and not _is_grid(shape[2:], image_size) and _is_grid(shape[1:3], image_size):
-        return channels_last_to_map
-    if len(shape) == 3 and shape[0] == 1 and patch_size is not None:
-        rows, columns = (size // patch for size, patch in zip(image_size, patch_size, strict=True))
-        while rows and columns:  # some networks merge 2 x 2 patches from stage to stage
-            n_others = shape[1] - rows * columns
-            if n_others == n_prefix_tokens or (n_prefix_tokens is None and 0 <= n_others <= MAX_PREFIX_TOKENS):
-                return tokens_to_map(n_others, (rows, columns))
-            rows, columns = rows // 2, columns // 2
+    if shape[:1] != (1,):
+        return None
+    if len(shape) == 3 and patch_size is not None:
+        return _tokens_as_map(shape[1], image_size, patch_size, n_prefix_tokens)
+    if len(shape) != 4:
+        return None
+    if _is_grid(shape[2:], image_size):
+        is_attention = patch_size and _tokens_as_map(shape[2], image_size, patch_size, n_prefix_tokens)
+        return None if is_attention and shape[2] == shape[3] > 1 else unchanged
+    return channels_last_to_map if _is_grid(shape[1:3], image_size) else None
+
+
+def unchanged(tensor: Tensor) -> Tensor:
+    """The `reshape_transform` of what is a map already."""
+    return tensor
+
+
+def _tokens_as_map(
+    n_tokens: int, image_size: tuple[int, int], patch_size: tuple[int, int], n_prefix_tokens: int | None
+) -> Callable[[Tensor], Tensor] | None:
+    rows, columns = (size // patch for size, patch in zip(image_size, patch_size, strict=True))
+    while rows and columns:  # some networks merge 2 x 2 patches from stage to stage
+        n_others = n_tokens - rows * columns
+        if n_others == n_prefix_tokens or (n_prefix_tokens is None and 0 <= n_others <= MAX_PREFIX_TOKENS):
+            return tokens_to_map(n_others, (rows, columns))
+        rows, columns = rows // 2, columns // 2
     return None
 
 

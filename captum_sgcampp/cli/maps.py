@@ -15,10 +15,9 @@ from torch.utils.data import Dataset
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM, attribute_dataset
 from captum_sgcampp.cli.classifier import ChosenLayers, Classifier, preprocessed
 from captum_sgcampp.cli.errors import CommandError, described, in_the_commands_words
-from captum_sgcampp.cli.photographs import Photograph
+from captum_sgcampp.cli.photographs import Photograph, opened
 from captum_sgcampp.explanation import logits_of
 from captum_sgcampp.formulas import Derivatives, grad_cam_weights
-from captum_sgcampp.photograph import to_rgb
 
 DEFAULT_METHOD = "smooth-grad-cam++"
 
@@ -38,19 +37,31 @@ class Photographs(Dataset[Tensor]):
         photographs: The photographs.
         transform: Turns a photograph, 8-bit RGB, into the network's input.
         model_name: The network's name, for messages.
+        image_size: The height and the width that the network's input must have. None means any.
     """
 
     def __init__(
-        self, photographs: Sequence[Photograph], transform: Callable[[Image.Image], Any], model_name: str
+        self,
+        photographs: Sequence[Photograph],
+        transform: Callable[[Image.Image], Any],
+        model_name: str,
+        image_size: tuple[int, int] | None,
     ) -> None:
         self.photographs, self.transform, self.model_name = photographs, transform, model_name
+        self.image_size = image_size
         self.samples = [photograph.file for photograph in photographs]  # by which changes are noticed
 
     def __len__(self) -> int:
         return len(self.photographs)
 
     def __getitem__(self, index: int) -> Tensor:
-        return preprocessed(self.transform(to_rgb(self.photographs[index].read())), self.model_name)
+        image = preprocessed(self.transform(opened(self.photographs[index].read())), self.model_name)
+        if self.image_size not in {None, tuple(image.shape[1:])}:
+            raise CommandError(
+                f"the input of {self.model_name} is {tuple(image.shape[1:])} for this photograph and {self.image_size} "
+                "for others, so the places of its tokens are not known"
+            )
+        return image
 
 
 class LogitsOf(Module):
@@ -94,11 +105,12 @@ def write_maps(
         CommandError: The maps cannot be computed or written.
     """
     method, noise = _method(classifier, layers, options)
+    image_size = None if layers.are_maps or classifier.reshape_transform else classifier.image_size
     names = names_of(photographs)
     try:
         maps = attribute_dataset(
             method,
-            Photographs(photographs, classifier.preprocess, classifier.name),
+            Photographs(photographs, classifier.preprocess, classifier.name, image_size),
             options.maps,
             target=_target(targets),
             names=names,
@@ -162,7 +174,7 @@ def _method(
     if classifier.wraps_logits:
         model, names = LogitsOf(model), [f"model.{name}" for name in names]
     name: Any = names[0] if len(names) == 1 else names
-    reshape: dict[str, Any] = {"reshape_transform": layers.reshape_transform}
+    reshape: dict[str, Any] = {"reshape_transform": classifier.reshape_transform_of(layers)}
     if chosen == "grad-cam":
         return GradCam(model, name, **reshape), {}
     if chosen == "grad-cam++":

@@ -39,6 +39,8 @@ def load_classifier(
         from captum_sgcampp.cli.from_file import load as load_file
 
         classifier = load_file(name, weights, device)
+    elif name.endswith(".py"):
+        raise CommandError(f"--model {shown(name)} lacks the function that returns the model, as in {shown(name)}:load")
     elif name == DEFAULT_MODEL:
         from captum_sgcampp.cli.efficientnet_lite import load as load_efficientnet_lite
 

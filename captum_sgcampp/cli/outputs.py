@@ -1,8 +1,9 @@
 """Where pictures and pages go. Nothing is written over a file that the command reads, or that it has written itself."""
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -10,10 +11,13 @@ from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
 from captum_sgcampp.cli.errors import CommandError, one_line, shown
-from captum_sgcampp.cli.photographs import RESULT, Photograph
+from captum_sgcampp.cli.photographs import RESULT, Photograph, is_folder, standard_input
 from captum_sgcampp.explanation import Explanation
 from captum_sgcampp.files import write_whole
 from captum_sgcampp.page import save_page
+
+MAX_STEM = 200
+"""The most bytes of a photograph's name in that of its picture; most file systems take 255 in all."""
 
 
 def picture_files(
@@ -34,9 +38,9 @@ def picture_files(
     if output and not several and not _is_folder(output):
         return [_single_file(Path(output), inputs)]
     folder = Path(output or ".")
-    if folder.exists() and not folder.is_dir():
+    if _identities([folder]) and not is_folder(folder):
         raise CommandError(f"--output {shown(folder)} must be a folder, but is a file")
-    if several and folder.suffix[1:].lower() in _formats() and not folder.is_dir():
+    if several and folder.suffix[1:].lower() in _formats() and not is_folder(folder):
         raise CommandError(f"--output {shown(folder)} must be a folder, as there are several photographs")
     taken: set[str] = set()
     return [_free_file(folder / photograph.place, inputs, taken) for photograph in photographs]
@@ -58,7 +62,7 @@ def page_file(page: Path, photographs: Sequence[Photograph], read: Sequence[Path
 
 
 def _checked(flag: str, file: Path, inputs: set[tuple[int, int]]) -> Path:
-    if file.is_dir():
+    if is_folder(file):
         raise CommandError(f"{flag} {shown(file)} is a folder")
     if _identities([file]) & inputs:
         raise CommandError(f"{flag} {shown(file)} would overwrite a file that the command reads")
@@ -67,16 +71,21 @@ def _checked(flag: str, file: Path, inputs: set[tuple[int, int]]) -> Path:
 
 def _inputs(photographs: Sequence[Photograph], read: Sequence[Path]) -> set[tuple[int, int]]:
     """The files that must not be written over."""
-    return _identities([*read, *(photograph.file for photograph in photographs if photograph.file)])
+    inputs = _identities([*read, *(photograph.file for photograph in photographs if photograph.file)])
+    if any(photograph.read is standard_input for photograph in photographs):
+        with suppress(AttributeError, OSError, ValueError):  # where there is none, or not of the system
+            stat = os.fstat(sys.stdin.fileno())
+            inputs.add((stat.st_dev, stat.st_ino))
+    return inputs
 
 
 def _is_folder(output: str) -> bool:
     separators = tuple(filter(None, (os.sep, os.altsep)))
-    return output.endswith(separators) or Path(output).is_dir()
+    return output.endswith(separators) or is_folder(Path(output))
 
 
 def _single_file(file: Path, inputs: set[tuple[int, int]]) -> Path:
-    if not file.suffix:
+    if not file.suffix and not file.name.startswith("."):
         file = file.with_name(f"{file.name}.png")
     if file.suffix[1:].lower() not in _formats():
         raise CommandError(f"cannot write {shown(file)}: the format must be one of {', '.join(sorted(_formats()))}")
@@ -85,11 +94,14 @@ def _single_file(file: Path, inputs: set[tuple[int, int]]) -> Path:
 
 def _free_file(place: Path, inputs: set[tuple[int, int]], taken: set[str]) -> Path:
     """The first of PHOTOGRAPH.png, PHOTOGRAPH-2.png, ... that is neither read nor the picture of another photograph."""
+    stem = place.stem
+    if len(os.fsencode(stem)) > MAX_STEM:
+        stem = os.fsencode(stem)[:MAX_STEM].decode("utf-8", "ignore")
     number = 1
     while True:
         again = f"-{number}" if number > 1 else ""
-        file = place.with_name(f"{RESULT}{place.stem}{again}.png")
-        key = os.path.normcase(file.absolute()).casefold()  # some file systems ignore case
+        file = place.with_name(f"{RESULT}{stem}{again}.png")
+        key = os.path.realpath(file).casefold()  # some file systems ignore case
         if key not in taken and not _identities([file]) & inputs:
             taken.add(key)
             return file
@@ -98,8 +110,12 @@ def _free_file(place: Path, inputs: set[tuple[int, int]], taken: set[str]) -> Pa
 
 def _identities(files: Sequence[Path]) -> set[tuple[int, int]]:
     """What tells files apart, whatever their names."""
-    stats = [file.stat() for file in files if file.exists()]
-    return {(stat.st_dev, stat.st_ino) for stat in stats}
+    identities = set()
+    for file in files:
+        with suppress(OSError, ValueError):  # it does not exist, or cannot
+            stat = file.stat()
+            identities.add((stat.st_dev, stat.st_ino))
+    return identities
 
 
 def _formats() -> set[str]:
@@ -113,8 +129,8 @@ def write_picture(figure: Figure, file: Path) -> None:
         CommandError: It cannot be written.
     """
     content = BytesIO()
-    figure.savefig(content, format=file.suffix[1:].lower(), bbox_inches="tight", pad_inches=0.1)
     with _errors_of(file):
+        figure.savefig(content, format=file.suffix[1:].lower(), bbox_inches="tight", pad_inches=0.1)
         write_whole(file, content.getbuffer())
 
 
@@ -133,6 +149,6 @@ def _errors_of(file: Path) -> Iterator[None]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         yield
-    except (OSError, ValueError) as error:
+    except Exception as error:  # each format has its own
         reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
         raise CommandError(f"cannot write {shown(file)}: {reason}") from error

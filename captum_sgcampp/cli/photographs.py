@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +17,8 @@ from captum_sgcampp.photograph import to_rgb
 
 RESULT = "captum-sgcampp-"
 """How the names of pictures begin that the command names by itself; folders are searched for others."""
+MAX_ASPECT = 100
+"""How many times longer than wide a photograph may be; networks enlarge its short side to hundreds of pixels."""
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 """Formats that Pillow recognizes but cannot read by itself."""
 
@@ -40,7 +42,7 @@ class Photograph(NamedTuple):
             CommandError: It cannot be read.
         """
         try:
-            return to_rgb(self.read())
+            return opened(self.read())
         except UnidentifiedImageError as error:
             raise CommandError(f"{self.name} is not an image") from error
         except OSError as error:
@@ -51,6 +53,17 @@ class Photograph(NamedTuple):
             raise CommandError(f"cannot read {self.name}: {described(error)}") from error
 
 
+def opened(image: Image.Image) -> Image.Image:
+    """Converts an image to 8-bit RGB.
+
+    Raises:
+        ValueError: It is too long, or its pixels cannot be converted.
+    """
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise ValueError(f"it is {image.width} x {image.height}, more than {MAX_ASPECT} times longer than wide")
+    return to_rgb(image)
+
+
 def find(arguments: Sequence[Path]) -> list[Photograph]:
     """Finds the photographs.
 
@@ -58,33 +71,56 @@ def find(arguments: Sequence[Path]) -> list[Photograph]:
         arguments: Files, folders, and `-`. None at all stand for the example.
 
     Raises:
-        CommandError: A folder has no images.
+        CommandError: A folder has no images, or cannot be read.
     """
     if not arguments:
         return [Photograph(EXAMPLE, Path(EXAMPLE), None, _example)]
     found = []
     for argument in arguments:
         if argument == FROM_STDIN:
-            found.append(Photograph("standard input", Path("stdin"), None, _standard_input))
-        elif argument.is_dir():
+            found.append(Photograph("standard input", Path("stdin"), None, standard_input))
+        elif is_folder(argument):
             found += _in_folder(argument)
         else:
             found.append(Photograph(shown(argument.name), Path(argument.name), argument, _reader(argument)))
     return found
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of this name; no name is too long to ask."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def _in_folder(folder: Path) -> list[Photograph]:
     extensions = _extensions()
     files = sorted(
-        Path(parent) / name
-        for parent, folders, names in os.walk(folder)
+        parent / name
+        for parent, names in _walk(folder)
         for name in names
-        if Path(name).suffix.lower() in extensions and not name.startswith((RESULT, "."))
+        if Path(name).suffix.lower() in extensions and not name.startswith(RESULT)
     )
     if not files:
         raise CommandError(f"{shown(folder)} has no images")
     places = [file.relative_to(folder) for file in files]
     return [Photograph(shown(place), place, file, _reader(file)) for place, file in zip(places, files, strict=True)]
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """The folders in a folder and the names of their files, without hidden ones; each folder once, also with links."""
+
+    def refuse(error: OSError) -> None:
+        raise CommandError(f"cannot read {shown(error.filename)}: {error.strerror}") from error
+
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        place = os.path.realpath(parent)
+        folders[:] = [] if place in seen else sorted(name for name in folders if not name.startswith("."))
+        if place not in seen:
+            yield Path(parent), [name for name in names if not name.startswith(".")]
+        seen.add(place)
 
 
 def _extensions() -> set[str]:
@@ -103,7 +139,8 @@ def _loaded(source: Any) -> Image.Image:
         return image
 
 
-def _standard_input() -> Image.Image:
+def standard_input() -> Image.Image:
+    """Reads the image that standard input is."""
     return _loaded(BytesIO(sys.stdin.buffer.read()))
 
 

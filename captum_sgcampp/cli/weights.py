@@ -1,8 +1,9 @@
 """Weights that people have: state dicts and checkpoints with one in them, by torch.save or in safetensors."""
 
+import argparse
 import pickle
 from collections.abc import Mapping, Sequence
-from itertools import combinations, permutations
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import Conv2d, Linear, Module
 
+from captum_sgcampp._torch import state_dict_without_prefix
 from captum_sgcampp.cli.errors import CommandError, described, shown
 
-CONTAINERS = ("state_dict", "model_state_dict", "model")
+CONTAINERS = ("state_dict", "model_state_dict", "model", "state_dict_ema")
 """Where checkpoints keep the state dict."""
-PREFIXES = ("module.", "model.", "_orig_mod.")
-"""What DataParallel, Lightning and torch.compile put before each name."""
 
 
-def read_weights(file: Path) -> dict[str, Tensor]:
+def read_weights(file: Path) -> Mapping[str, Tensor]:
     """Reads a state dict, without running code that the file might contain.
 
     Args:
@@ -39,7 +39,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             f"cannot read weights from {shown(file)}: it holds no state dict (a model's parameters by name), neither "
             f"as it is nor as {', '.join(CONTAINERS)}"
         )
-    return dict(content)
+    state: Mapping[str, Tensor] = content
+    return state
 
 
 def _load(file: Path) -> Any:
@@ -53,8 +54,10 @@ def _load(file: Path) -> Any:
             return load_file(file)
         except SafetensorError as error:
             raise CommandError(f"cannot read weights from {shown(file)}: {described(error)}") from error
+    allow = getattr(torch.serialization, "safe_globals", None)  # since torch 2.5
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with allow([argparse.Namespace]) if allow else nullcontext():  # as training scripts keep their arguments
+            return torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except pickle.UnpicklingError as error:
@@ -77,21 +80,17 @@ def _is_state_dict(content: Any) -> bool:
 
 
 def without_prefix(weights: Mapping[str, Tensor], model: Module) -> dict[str, Tensor]:
-    """Removes the prefix of the names with which most of them fit the model."""
-    known = {*model.state_dict()}
-    candidates = [
-        {name.removeprefix(prefix): value for name, value in weights.items()} for prefix in ("", *_joined_prefixes())
-    ]
-    return max(candidates, key=lambda renamed: len(known & renamed.keys()))
+    """Removes what DataParallel (`module.`), Lightning (`model.`) and the like put before each name, if it fits then.
 
-
-def _joined_prefixes() -> list[str]:
-    return [
-        "".join(order)
-        for length in range(1, len(PREFIXES) + 1)
-        for chosen in combinations(PREFIXES, length)
-        for order in permutations(chosen)
-    ]
+    Args:
+        weights: A state dict.
+        model: The model.
+    """
+    known = model.state_dict()
+    some_name = next(iter(known), "")
+    prefixes = dict.fromkeys(["", *(name.removesuffix(some_name) for name in weights if name.endswith(some_name))])
+    best = max(prefixes, key=lambda prefix: sum(name.removeprefix(prefix) in known for name in weights))
+    return state_dict_without_prefix(weights, best, known)
 
 
 def n_classes_of(weights: Mapping[str, Tensor], model: Module, n_classes: int) -> int:

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, whenever a process dies and however many write at once."""
+"""Files of several processes: whole or not at all, whenever one of these dies and however many write at once."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ _PREFIX, _SUFFIX = ".captum_sgcampp-", ".tmp"
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
-def write_whole(file: Path, write: Callable[[BinaryIO], object], *, keep: bool = False) -> None:
+def write_shared(file: Path, write: Callable[[BinaryIO], object], *, keep: bool = False) -> None:
     """Writes a file under a temporary name, and gives it its own when it is complete.
 
     Args:

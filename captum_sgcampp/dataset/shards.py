@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from torch import Tensor
 
-from captum_sgcampp.dataset.files import write_whole
+from captum_sgcampp.dataset.files import write_shared
 from captum_sgcampp.dataset.settings import differences
 
 FORMAT = 1
@@ -99,7 +99,7 @@ class RunFolder:
             if any(self.path.glob("maps-*.safetensors")):
                 raise ValueError(f"output: {self.path} holds maps, but no {RECORD} that says of what.")
             text = json.dumps({"format": FORMAT, **vars(record)}, indent=1)
-            write_whole(file, lambda stream: stream.write(text.encode()), keep=True)
+            write_shared(file, lambda stream: stream.write(text.encode()), keep=True)
         there = self.read_record()
         found = list(differences({**vars(there), "names": None}, {**vars(record), "names": None}))
         found = [text.removeprefix("settings.") for text in found] + _other_names(there.names, record.names)
@@ -165,10 +165,10 @@ class RunFolder:
 
         # One entry, because safetensors writes several in any order, and the same run shall write the same bytes.
         content = save(maps, {"captum_sgcampp": json.dumps(settings)})
-        write_whole(self.maps_file(shard), lambda stream: stream.write(content))
+        write_shared(self.maps_file(shard), lambda stream: stream.write(content))
         text = io.StringIO(newline="")
         csv.writer(text).writerows([Row._fields, *rows])
-        write_whole(self.rows_file(shard), lambda stream: stream.write(text.getvalue().encode()))
+        write_shared(self.rows_file(shard), lambda stream: stream.write(text.getvalue().encode()))
 
     def write_index(self, n_shards: int) -> None:
         """Joins the parts of the index.
@@ -185,7 +185,7 @@ class RunFolder:
                         index.write(header)
                     shutil.copyfileobj(part, index)
 
-        write_whole(self.path / INDEX, join)
+        write_shared(self.path / INDEX, join)
 
 
 def _other_names(there: list[str], here: list[str]) -> list[str]:
