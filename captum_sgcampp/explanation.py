@@ -24,7 +24,7 @@ from captum_sgcampp.noise import Noise
 from captum_sgcampp.photograph import pixels
 from captum_sgcampp.picture import Box, Panel, Row
 from captum_sgcampp.recipe import Recipe, seed_of
-from captum_sgcampp.selection import Selection
+from captum_sgcampp.selection import Selection, index_of
 from captum_sgcampp.sources import SOURCES
 
 
@@ -280,7 +280,7 @@ def explain(
     )
     with torch.inference_mode(False), torch.no_grad():
         forward_args = as_forward_args(additional_forward_args)
-        choose = partial(_choose_targets, targets=None if targets is None else list(targets), top_k=top_k)
+        choose = partial(_choose_targets, targets=None if targets is None else _indices(targets), top_k=top_k)
         averages = averaging.run((inputs,), forward_args, choose)
         maps: dict[tuple[str, str, int], Tensor] = {}
         all_activations: dict[str, Tensor] = {}
@@ -337,6 +337,14 @@ def _names_of(model: Callable[..., Any], layers: Module | str | Sequence[Module 
     if not names or len(set(names.values())) < len(names):
         raise ValueError(f"layers: must be one or several different layers, but are {list(names.values())}.")
     return names
+
+
+def _indices(targets: Iterable[int]) -> list[int]:
+    """Class indices from integers of any type, such as a tensor's."""
+    try:
+        return [index_of(target) for target in targets]
+    except TypeError as error:
+        raise TypeError(f"targets: must be a list of class indices, but is {targets!r}: {error}.") from error
 
 
 def _choose_targets(output: Tensor, targets: Sequence[int] | None, top_k: int) -> list[int]:

@@ -81,7 +81,7 @@ class Selection:
         return torch.where(mask, attribution, 0)
 
 
-def _index(value: object) -> int:
+def index_of(value: object) -> int:
     """Converts to an integer. Booleans are refused, because a mask is not a list of indices."""
     if isinstance(value, bool) or str(getattr(value, "dtype", "")) in {"bool", "torch.bool"}:  # NumPy's, torch's
         raise TypeError("a mask is not a list of indices")
@@ -90,14 +90,14 @@ def _index(value: object) -> int:
 
 def _indices(values: Iterable[int]) -> tuple[int, ...]:
     try:
-        return tuple(map(_index, values))
+        return tuple(map(index_of, values))
     except TypeError as error:
         raise TypeError(f"filters: must be a list of channel indices, but is {values!r}: {error}.") from error
 
 
 def _coordinates(values: Iterable[Iterable[int]]) -> tuple[tuple[int, ...], ...]:
     try:
-        return tuple(tuple(map(_index, coordinate)) for coordinate in values)
+        return tuple(tuple(map(index_of, coordinate)) for coordinate in values)
     except TypeError as error:
         raise TypeError(
             f"subset: must be a list of coordinates, each a list of integers, but is {values!r}: {error}."

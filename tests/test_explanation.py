@@ -239,6 +239,22 @@ def test_a_model_without_a_row_of_scores_is_refused() -> None:
         explain(model, rgb_input(), "0", n_samples=1)
 
 
+@pytest.mark.parametrize("targets", [torch.tensor([4, 1]), np.array([4, 1]), iter([4, 1])])
+def test_targets_of_any_integer_type(targets: Any) -> None:
+    assert explain(rgb_model(), rgb_input(), "1", targets, n_samples=1).targets == [4, 1]
+
+
+@pytest.mark.parametrize("targets", [3, [True], ["ant"], [1.5]])
+def test_targets_that_are_no_indices(targets: Any) -> None:
+    with pytest.raises(TypeError, match="targets: must be a list of class indices, but is "):
+        explain(rgb_model(), rgb_input(), "1", targets, n_samples=1)
+
+
+def test_a_repeated_element_of_a_tensor_is_a_repeated_target() -> None:
+    with pytest.raises(ValueError, match="targets: must be one or several different classes"):
+        explain(rgb_model(), rgb_input(), "1", torch.tensor([1, 1]), n_samples=1)
+
+
 def test_nothing_is_printed_or_written(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     explain(rgb_model(), rgb_input(), "1", n_samples=2).picture()

@@ -124,6 +124,24 @@ def test_it_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
+def test_titles_and_names_of_any_kind(tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    numbers = explanation(title="a\udcff.jpg", n_samples=np.int64(2), class_names=np.arange(6))
+    save_page((one for one in [numbers]), file)
+    (photograph,) = data(file)["photographs"]
+    assert photograph["recipe"]["samples"] == 2
+    assert {one["name"] for one in photograph["classes"]} <= set("012345")
+    assert "a\udcff.jpg" not in file.read_text("utf-8")
+    assert explanation(title=Path("photo.jpg"))._repr_html_()
+
+
+def test_scores_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    explained = explanation()
+    explained.scores[0] = torch.inf
+    with pytest.raises(ValueError, match="model: has scores that are not finite"):
+        explained.save_page(tmp_path / "page.html")
+
+
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         explanation().save_page(tmp_path / "none" / "page.html")

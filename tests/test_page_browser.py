@@ -623,3 +623,83 @@ def test_the_photograph_is_in_the_file(page: Any) -> None:
     url = page.locator("#photograph").get_attribute("src")
     picture = pixels(base64.b64decode(html.unescape(url).partition(",")[2]))
     np.testing.assert_allclose(picture / 255, PHOTOGRAPH, atol=0.02)
+
+
+def test_a_neuron_of_another_grid_is_forgotten(page: Any) -> None:
+    choose(page, "layers", "3")
+    choose(page, "layers", "1")
+    point_at(page, 9, 9)
+    assert text(page, "#place") == "Row 9, column 9"
+    page.keyboard.press("Control+z")
+    wait_until(page, "layer.name === '3' && isReady()")
+    assert text(page, "#place") == "The whole map"
+    page.mouse.up()  # of a drag that was cut off
+    assert state(page)["neurons"] == []
+
+
+def test_another_address_while_pointing_at_a_class(browser: Any, tmp_path: Path) -> None:
+    file = tmp_path / "two.html"
+    save_page([explanation("one"), explanation("two", targets=[1, 3], methods=["Grad-CAM"])], file)
+    with chrome.open_page(browser, file) as page:
+        settled(page)
+        page.locator("#classes label").nth(1).hover()
+        page.evaluate("location.hash = '#photograph=1'")
+        wait_until(page, "state.photograph === 1 && isReady()")
+        assert text(page, "h1") == "two"
+        assert "target=1" in call(page)
+        assert page.locator("#methods .name").all_inner_texts() == ["Grad-CAM"]
+
+
+def test_chosen_filters_are_named_beside_the_picture(page: Any) -> None:
+    page.fill("#filters", "2, 3")
+    page.locator("#filters").blur()
+    assert text(page, "#place") == "The whole map of filters 2, 3"
+    assert " of filters 2, 3 for fox" in str(page.locator("#picture").get_attribute("aria-label"))
+    click(page, 1, 1)
+    assert "of filters 2, 3" in text(page, "#value")
+
+
+@pytest.mark.parametrize(
+    ("field", "typed"),
+    [
+        ("filters", "1.5"),
+        ("filters", "1e3"),
+        ("filters", "abc"),
+        ("neurons", "2.5,4"),
+        ("neurons", "1,2,3"),
+        ("neurons", "3 4"),
+    ],
+)
+def test_what_is_not_understood_changes_nothing(page: Any, field: str, typed: str) -> None:
+    page.fill("#filters", "2")
+    page.locator("#filters").blur()
+    page.fill("#neurons", "1,1")
+    page.locator("#neurons").blur()
+    before = state(page)
+    page.fill(f"#{field}", typed)
+    page.locator(f"#{field}").blur()
+    assert text(page, "#status").startswith("Not understood: ")
+    assert state(page) == before
+
+
+def test_undo_after_the_opacity(page: Any) -> None:
+    click(page, 2, 2)
+    page.locator("#opacity").focus()
+    page.keyboard.press("ArrowLeft")
+    before = len(state(page)["neurons"])
+    page.keyboard.press("Control+z")
+    page.keyboard.press("Control+z")
+    assert before == 1
+    assert state(page)["neurons"] == []
+
+
+def test_long_models_and_tall_photographs_fit(browser: Any, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    photograph = np.full((768, 60, 3), 0.5, dtype=np.float32)
+    explanation(model_name="x" * 150, photograph=photograph).save_page(file)
+    for width in (390, 1280):
+        with chrome.open_page(browser, file, viewport={"width": width, "height": 900}) as page:
+            settled(page)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.locator("#picture").bounding_box()["height"] <= 900
+            assert page.locator("#strip canvas").first.bounding_box()["height"] <= 100

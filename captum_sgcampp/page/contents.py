@@ -40,16 +40,18 @@ def _photograph(explanation: "Explanation", max_bytes: int) -> dict[str, Any]:
     if explanation.photograph is None:
         raise ValueError("photograph: a page needs one, because the input is not an image; give one to explain.")
     probabilities = explanation.probabilities
+    if not probabilities.isfinite().all():
+        raise ValueError("model: has scores that are not finite, and a page shows probabilities.")
     layers, left_out = _layers(explanation, max_bytes)
     if not layers:
         raise ValueError("layers: the page can show none. " + " ".join(one["why"] for one in left_out))
     recipe = explanation.recipe
     return {
-        "title": explanation.title,
+        "title": str(explanation.title),
         "model": recipe.model_name,
         "image": pack_photograph(explanation.photograph),
         "classes": [
-            {"target": target, "name": explanation.class_name(target), "probability": float(probabilities[target])}
+            {"target": target, "name": str(explanation.class_name(target)), "probability": float(probabilities[target])}
             for target in explanation.targets
         ],
         "methods": list(dict.fromkeys(method for method, _, _ in explanation.maps)),
@@ -61,7 +63,7 @@ def _photograph(explanation: "Explanation", max_bytes: int) -> dict[str, Any]:
             "region": explanation.selection.region,
         },
         "recipe": {
-            "samples": recipe.n_samples,
+            "samples": int(recipe.n_samples),
             "stdevs": repr(float(recipe.stdevs)),
             "seed": None if recipe.seed is None else str(recipe.seed),  # it can be larger than JavaScript's integers
             "alpha": recipe.alpha,

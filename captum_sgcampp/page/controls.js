@@ -13,12 +13,14 @@ function create(tag, className, text) {
 function digits(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
+  if (size >= 999.5 && size < 1e4) return value.toFixed(0).replace("-", "\u2212");
   const text = size >= 1e-3 && size < 1e4 ? value.toPrecision(3) : value.toExponential(2);
   return text.replace("-", "\u2212").replace("e\u2212", "e-").replace("e+", "e");
 }
 
 function percent(share) {
-  return share === null ? "\u2013" : `${(100 * share).toFixed(1)}\u202f%`.replace("-", "\u2212");
+  if (share === null) return "\u2013";
+  return `${(100 * share).toFixed(1).replace(/^-0\.0$/, "0.0")}\u202f%`.replace("-", "\u2212");
 }
 
 /**

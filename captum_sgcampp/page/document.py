@@ -5,7 +5,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib import resources
 from os import PathLike
 from pathlib import Path
@@ -21,7 +21,7 @@ SCRIPTS = ("data.js", "maps.js", "state.js", "call.js", "drawing.js", "controls.
 """The scripts, each of which uses those before it."""
 
 
-def save_page(explanations: Sequence["Explanation"], path: str | PathLike[str], max_bytes: int = MAX_BYTES) -> None:
+def save_page(explanations: Iterable["Explanation"], path: str | PathLike[str], max_bytes: int = MAX_BYTES) -> None:
     """Writes a page to explore explanations in a browser: one HTML file that needs neither a server nor a network.
 
     In the page, one chooses the class, the method, the layer, filters and neurons, and sees at once the map, the
@@ -54,7 +54,7 @@ def save_page(explanations: Sequence["Explanation"], path: str | PathLike[str], 
     write_whole(Path(path), document(explanations, max_bytes).encode("utf-8"))
 
 
-def frame(explanations: Sequence["Explanation"], max_bytes: int = MAX_BYTES) -> str:
+def frame(explanations: Iterable["Explanation"], max_bytes: int = MAX_BYTES) -> str:
     """The page within a frame, for notebooks. The frame is cut off from the notebook around it.
 
     Args:
@@ -71,14 +71,15 @@ def frame(explanations: Sequence["Explanation"], max_bytes: int = MAX_BYTES) -> 
     )
 
 
-def document(explanations: Sequence["Explanation"], max_bytes: int) -> str:
+def document(explanations: Iterable["Explanation"], max_bytes: int) -> str:
     """The HTML document."""
+    explanations = list(explanations)
     files = resources.files(__package__)
     style = files.joinpath("page.css").read_text(encoding="utf-8")
     script = "\n".join(files.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
-    titles = ", ".join(filter(None, (explanation.title for explanation in explanations)))
+    titles = ", ".join(filter(None, (str(explanation.title) for explanation in explanations)))
     parts = {
-        "title": html.escape(titles or "Explanation"),
+        "title": html.escape(titles.encode("utf-8", "replace").decode("utf-8") or "Explanation"),
         # The browser refuses every other script and style, and all requests.
         "policy": f"default-src 'none'; img-src data:; script-src {_hash(script)}; style-src {_hash(style)}; "
         "base-uri 'none'; form-action 'none'",

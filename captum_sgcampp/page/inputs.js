@@ -51,7 +51,7 @@ picture.addEventListener("pointerdown", (event) => {
   corner = pointed;
 });
 picture.addEventListener("pointermove", (event) => isReady() && pointAt(neuronAt(event)));
-picture.addEventListener("pointerup", () => corner && keep());
+picture.addEventListener("pointerup", () => isReady() && corner && keep());
 for (const name of ["pointercancel", "pointerleave", "blur"]) picture.addEventListener(name, leave);
 
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
@@ -77,8 +77,13 @@ picture.addEventListener("keydown", (event) => {
 
 // All other controls
 
-function onTyped(id, read) {
+function onTyped(id, pattern, example, read) {
   element(id).addEventListener("change", ({ target }) => {
+    const rest = target.value.replace(pattern, "").replace(/[\s,;()[\]]/g, "");
+    if (rest) {
+      tell(`Not understood: ${rest}. Type numbers such as ${example}.`);
+      return;
+    }
     const [changes, refused] = read(target.value);
     if (refused.length) tell(`This layer has no ${id === "filters" ? "filter" : "neuron"} ${refused.join(" and no ")}.`);
     choose(changes);
@@ -87,11 +92,11 @@ function onTyped(id, read) {
 
 const packedLayer = () => photograph().layers.find(({ name }) => name === state.layer);
 
-onTyped("filters", (text) => {
+onTyped("filters", /-?\d+/g, "10, 32", (text) => {
   const filters = filtersFromText(text);
   return [{ filters }, filters.filter((number) => !hasFilter(packedLayer(), number))];
 });
-onTyped("neurons", (text) => {
+onTyped("neurons", /-?\d+\s*,\s*-?\d+/g, "2,4 9,10", (text) => {
   const neurons = neuronsFromText(text);
   return [{ neurons }, neurons.filter((neuron) => !hasNeuron(packedLayer(), neuron))];
 });
@@ -120,7 +125,7 @@ element("download").addEventListener("click", () => {
 });
 document.addEventListener("keydown", (event) => {
   const isUndo = event.key === "z" && (event.ctrlKey || event.metaKey) && !event.shiftKey;
-  if (!isUndo || event.target.matches?.("input:not([type=radio])")) return;
+  if (!isUndo || event.target.matches?.(".typed input")) return;
   event.preventDefault();
   undo();
 });

@@ -21,22 +21,24 @@ const weightsOf = ({ method, target }) => layer.weights[method][target];
 function choose(changes) {
   past.push(state);
   state = valid({ ...state, ...changes });
-  peek = {};
   return show();
 }
 
 function undo() {
   if (past.length) state = past.pop();
-  peek = {};
   return show();
 }
 
 /** Shows what is chosen, once its layer is read. */
 async function show() {
   const wanted = state;
+  peek = {};
   const ready = await loadLayer(wanted.photograph, wanted.layer);
   if (state !== wanted) return; // something else has been chosen meanwhile
-  if (ready !== layer) stripLength = IN_STRIP;
+  if (ready !== layer) {
+    stripLength = IN_STRIP;
+    [pointed, corner] = [null, null]; // neurons of another grid
+  }
   layer = ready;
   writeAddress();
   showChoices();
@@ -112,6 +114,11 @@ function shownMap() {
   return mapOf(layer, weightsOf(shown), shown.filters, shown.neurons, shown.region);
 }
 
+/** The chosen filters in words, where these are not all. */
+function ofFilters({ filters }) {
+  return filters.length ? ` of filter${filters.length > 1 ? "s" : ""} ${filters.join(", ")}` : "";
+}
+
 /** The value of the brightest color: the map's maximum, or with a shared scale that of the maps of all classes. */
 function brightest(map, method) {
   if (state.scale === "each") return largest(map);
@@ -136,7 +143,8 @@ function showPicture() {
   element("legend-values").replaceChildren(...values.map((value) => create("span", "", value)));
   const { target, method } = shown;
   const { name } = photograph().classes.find((one) => one.target === target);
-  picture.setAttribute("aria-label", `${method} map of ${layer.name} for ${name}, maximum ${digits(largest(map))}`);
+  const what = `${method} map of ${layer.name}${ofFilters(shown)} for ${name}`;
+  picture.setAttribute("aria-label", `${what}, maximum ${digits(largest(map))}`);
   showMarks(shown);
 }
 
@@ -201,15 +209,16 @@ function showReadout() {
 /** The heading of the readout and the line below it. */
 function describe(neurons, region, positions, map) {
   const maximum = largest(map);
-  if (!positions) return ["The whole map", `maximum ${digits(maximum)}`];
+  if (!positions) return [`The whole map${ofFilters(state)}`, `maximum ${digits(maximum)}`];
   if (positions.length === 1) {
     const value = map[positions[0]];
     const heading = `Row ${neurons[0][0]}, column ${neurons[0][1]}`;
-    return [heading, value ? `map ${digits(value)}, ${percent(value / maximum)} of its maximum` : "the map is zero here"];
+    const shown = `map${ofFilters(state)} ${digits(value)}, ${percent(value / maximum)} of its maximum`;
+    return [heading, value ? shown : `the map${ofFilters(state)} is zero here`];
   }
   const total = (places) => places.reduce((sum, i) => sum + map[i], 0);
   const whole = total([...map.keys()]);
-  const part = whole ? `${percent(total(positions) / whole)} of the whole map` : "the map is zero";
+  const part = whole ? `${percent(total(positions) / whole)} of the whole map${ofFilters(state)}` : "the map is zero";
   if (!region) return [`${neurons.length} neurons`, part];
   const [top, bottom, left, right] = boxOf(neurons);
   return [`Rows ${top} to ${bottom}, columns ${left} to ${right}`, part];
@@ -221,6 +230,7 @@ function showStrip() {
   element("more").textContent = `Show more of the ${layer.filters.length} filters`;
   element("filters-note").textContent =
     `Each filter\u2019s own map, sorted by its share in the map${state.neurons.length ? " at the chosen neurons" : ""}. ` +
+    "Shares add up to 100\u2009%; filters that lower the map have negative ones. " +
     "Point to see one alone; click to choose, several are added up.";
   const ranked = ranking(layer, weightsOf(state), positionsOf(layer, state.neurons, state.region));
   const shown = ranked.filter(({ number }, rank) => rank < length || state.filters.includes(number));

@@ -27,7 +27,9 @@ function valid(wanted) {
   const state = { ...wanted, photograph: first.photograph };
   if (!classes.some(({ target }) => target === state.target)) state.target = first.target;
   if (!methods.includes(state.method)) state.method = first.method;
-  if (!layers.some(({ name }) => name === state.layer)) state.layer = first.layer;
+  if (!layers.some(({ name }) => name === state.layer)) {
+    Object.assign(state, { layer: first.layer, filters: [], neurons: [] }); // these are of that layer
+  }
   for (const [key, choices] of Object.entries(VIEWS)) if (!choices.includes(state[key])) state[key] = first[key];
   if (!(state.opacity >= 0 && state.opacity <= 100)) state.opacity = first.opacity;
   const layer = layers.find(({ name }) => name === state.layer);
