@@ -3,13 +3,15 @@
     python tests/photograph_folder.py PHOTOGRAPHS OUTPUT [--argument value]
 
 attributes to the folder in a process of its own. The variables `DIE_AT` and `DIE_RANK` let it kill itself in the
-middle of a file, before it has been restarted. `FILE_LIMIT` is the largest size of a file.
+middle of a file, before it has been restarted; the others wait until it has begun one, so that work is left for it.
+`FILE_LIMIT` is the largest size of a file.
 """
 
 import argparse
 import os
 import resource
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +68,16 @@ def content(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def die_in_the_middle_of_a_file() -> None:
+def die_in_the_middle_of_a_file(output: Path) -> None:
     """Kills this process when it has written all of a file but not given it its name."""
     left = int(os.environ.get("DIE_AT", "0"))
     is_first_try = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
-    if not left or not is_first_try or os.environ.get("RANK", "0") != os.environ.get("DIE_RANK", "0"):
+    if not left or not is_first_try:
+        return
+    if os.environ.get("RANK", "0") != os.environ.get("DIE_RANK", "0"):
+        deadline = time.monotonic() + 60
+        while not list(output.glob(".captum_sgcampp-*.tmp")) and time.monotonic() < deadline:
+            time.sleep(0.01)
         return
     sync = os.fsync
 
@@ -94,7 +101,7 @@ def main() -> None:
     parser.add_argument("--shard-size", type=int, default=4)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    die_in_the_middle_of_a_file()
+    die_in_the_middle_of_a_file(options.output)
     if "FILE_LIMIT" in os.environ:
         resource.setrlimit(resource.RLIMIT_FSIZE, 2 * (int(os.environ["FILE_LIMIT"]),))
     attribute(

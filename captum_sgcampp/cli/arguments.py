@@ -227,7 +227,10 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
         help="photographs that go through the network at once; default: 5 on the CPU, otherwise 32",
     )
     maps.add_argument(
-        "--workers", type=_at_least(0), metavar="N", help="processes that read photographs meanwhile; default: 1"
+        "--workers",
+        type=_at_least(0),
+        metavar="N",
+        help="processes that read photographs meanwhile; default: 1 where processes are forked, otherwise 0",
     )
     maps.add_argument("--retry-failed", action="store_true", help="try photographs again that have failed")
 

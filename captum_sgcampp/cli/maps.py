@@ -1,6 +1,7 @@
 """Maps of many photographs, for `--maps`: the photographs and the network as :func:`attribute_dataset` takes them."""
 
 import argparse
+import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -105,6 +106,7 @@ def write_maps(
         CommandError: The maps cannot be computed or written.
     """
     method, noise = _method(classifier, layers, options)
+    photographs = list({photograph.file: photograph for photograph in photographs}.values())  # a file given twice
     image_size = None if layers.are_maps or classifier.reshape_transform else classifier.image_size
     names = names_of(photographs)
     try:
@@ -117,7 +119,7 @@ def write_maps(
             class_names=classifier.classes,
             seed=options.seed,
             batch_size=options.batch_size,
-            num_workers=1 if options.workers is None else options.workers,
+            num_workers=int(_forks()) if options.workers is None else options.workers,
             retry_failed=options.retry_failed,
             show_progress=True,
             filters=options.filters,
@@ -155,6 +157,12 @@ def default_device() -> str:
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+
+
+def _forks() -> bool:
+    """Whether processes are forked. Others must import what they need, which a network of one's own may not allow."""
+    start = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    return start == "fork"
 
 
 def _target(targets: Sequence[int]) -> Any:

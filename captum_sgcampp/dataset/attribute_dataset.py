@@ -119,6 +119,10 @@ def attribute_dataset(
         raise TypeError(f"method: must be a layer method of this package or Captum, but is a {type(method).__name__}.")
     for name, number, minimum in (("shard_size", shard_size, 1), ("num_workers", num_workers, 0)):
         require_integer(name, number, minimum)
+    require_integer("seed", seed, -(2**63))
+    if seed >= 2**64:
+        raise ValueError(f"seed: must be below 2**64, but is {seed}.")
+    rank, world_size = _place_among_processes()
     if batch_size is not None:
         require_integer("batch_size", batch_size, 1)
     if "generator" in arguments:
@@ -127,7 +131,7 @@ def attribute_dataset(
     if class_names is None and target == LABEL:
         class_names = getattr(origin(dataset, 0)[0], "classes", None)
     arguments = {name: list(value) if isinstance(value, Iterator) else value for name, value in arguments.items()}
-    maps_of = BatchMaps(method, Targets(target, class_names), seed, arguments)
+    maps_of = BatchMaps(method, Targets(target, class_names), int(seed), arguments)
     folder = RunFolder(Path(output))
     record = Record(run_settings(maps_of, dataset), int(shard_size), images.names)
     run = Run(images, maps_of, folder, record, batch_size or images_at_once(maps_of.device))
@@ -136,7 +140,6 @@ def attribute_dataset(
     folder.start(record)
     if retry_failed:
         run.retry_failed()
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     run.work(rank, world_size, num_workers, show_progress=show_progress and not rank)
     maps = Maps(folder.path)
     if not rank:
@@ -144,3 +147,11 @@ def attribute_dataset(
         remove_temporary_files(folder.path)
         user_warnings.warn(user_warnings.images_without_map(maps.errors, len(images.names)))
     return maps
+
+
+def _place_among_processes() -> tuple[int, int]:
+    """The number of this process and the number of all, as torchrun says."""
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if not 0 <= rank < world_size:
+        raise ValueError(f"RANK: must be from 0 to WORLD_SIZE - 1, {world_size - 1}, but is {rank} in the environment.")
+    return rank, world_size

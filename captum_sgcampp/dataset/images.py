@@ -63,6 +63,9 @@ def name_images(dataset: Any, names: Sequence[str] | None) -> Images:
         given, is_listed = list(names), True
     else:
         raise ValueError(f"names: there are {len(names)} for the {len(dataset)} images of the dataset.")
+    for name in given:
+        if not isinstance(name, str):
+            raise TypeError(f"names: must be strings, but {name!r} is a {type(name).__name__}.")
     written = [as_written(name) for name in given]
     order = range(len(written))
     indices = array("q", sorted(order, key=written.__getitem__) if is_listed else order)

@@ -1,5 +1,6 @@
 """Images from the dataset, decoded beside the model and put together in batches."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -109,6 +110,6 @@ def in_one_line(error: Exception) -> str:
 
 def _label(others: Sequence[Any]) -> int | None:
     try:
-        return int(others[0])
-    except (IndexError, TypeError, ValueError, RuntimeError):  # there is none, or it is not a number
+        return operator.index(others[0])
+    except (IndexError, TypeError, ValueError, RuntimeError):  # there is none, or it is not an integer
         return None

@@ -49,6 +49,8 @@ class Maps(Mapping[str, Tensor]):
         Raises:
             KeyError: There is no such map. The message says why.
         """
+        if not isinstance(key, str):
+            raise KeyError(f"there is no map {key!r}: names are text, such as {self.names[0]!r}")
         key = as_written(key)
         name = key
         while name not in self._positions and "/" in name:

@@ -207,7 +207,7 @@ def _row(name: str, one: Map, state: FileState) -> Row:
         one.of.name,
         "" if one.of.probability is None else f"{one.of.probability:.9g}",
         f"{one.values.max():.9g}",
-        f"{one.values.mean():.9g}",
+        f"{one.values.double().mean():.9g}",
         str(not one.values.any()),
         "",
         state.size,

@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from captum.attr import LayerAttribution
 from torch import Tensor
 from torch.nn import Module
+from torch.utils.data import TensorDataset
 
 import captum_sgcampp
 from captum_sgcampp.dataset.batch_maps import BatchMaps
@@ -49,7 +51,7 @@ def run_settings(maps: BatchMaps, dataset: Any) -> dict[str, Any]:
         },
         "seed": maps.seed,
         "device": maps.device.type,  # another has other random numbers
-        "dataset": {"type": _name_of(type(dataset)), "transform": _described(transforms)},
+        "dataset": {"type": _name_of(type(dataset)), "transform": _described(transforms), "data": _data_of(dataset)},
         "versions": {
             "captum_sgcampp": captum_sgcampp.__version__,
             "captum": version("captum"),
@@ -81,15 +83,35 @@ def _parameters_of(method: LayerAttribution) -> dict[str, Any]:
 
 def _described_model(forward_func: Any, layers: list[Module]) -> dict[str, Any]:
     """A model by its structure and weights; of another function, what can be seen: its name and the layers."""
-    model = unwrap(forward_func)[-1] if isinstance(forward_func, Module) else torch.nn.ModuleList(layers)
+    is_module = isinstance(forward_func, Module)
+    model = unwrap(forward_func)[-1] if is_module else torch.nn.ModuleList([*layers, *_modules_of(forward_func)])
     structure = "\n".join(
         f"{name}: {_name_of(type(part))} {_text(part.extra_repr())}" for name, part in model.named_modules()
     )
+    code = getattr(inspect.unwrap(forward_func), "__code__", None) if not is_module else None
     return {
-        "name": _name_of(type(model)) if isinstance(forward_func, Module) else _described(forward_func),
+        "name": _name_of(type(model)) if is_module else _described(forward_func),
+        "code": hashlib.sha256(code.co_code).hexdigest() if code else None,
         "structure": hashlib.sha256(structure.encode()).hexdigest(),
-        "weights": _digest(model.state_dict()),
+        "weights": _digest({**dict(model.named_buffers()), **model.state_dict()}),
+        "training": [name for name, part in model.named_modules() if part.training],
     }
+
+
+def _data_of(dataset: Any) -> list[str]:
+    """The tensors of a TensorDataset, whose images have no files that tell whether they have changed."""
+    return [_digest({"": tensor}) for tensor in dataset.tensors] if isinstance(dataset, TensorDataset) else []
+
+
+def _modules_of(function: Any) -> list[Module]:
+    """The modules that a function calls, as far as they can be seen: those of its closure, `self`, or a `partial`."""
+    function, bound = inspect.unwrap(function), [getattr(function, "__self__", None)]
+    if isinstance(function, partial):
+        return [*_modules_of(function.func), *(one for one in function.args if isinstance(one, Module))]
+    if inspect.isfunction(function):
+        variables = inspect.getclosurevars(function)
+        bound += [*variables.nonlocals.values(), *variables.globals.values()]
+    return [one for one in bound if isinstance(one, Module)]
 
 
 def _digest(tensors: Mapping[str, Any]) -> str:

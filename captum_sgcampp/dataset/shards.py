@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,11 @@ class RunFolder:
             ValueError: The folder holds maps of another run.
             OSError: It cannot be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise OSError(error.errno, f"output: cannot make the folder {self.path}: {reason}") from error
         file = self.path / RECORD
         if not self.is_started():
             if any(self.path.glob("maps-*.safetensors")):
@@ -116,22 +121,38 @@ class RunFolder:
             ValueError: It is not one.
         """
         file = self.path / RECORD
-        content = json.loads(file.read_bytes())
-        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-            raise ValueError(f"output: {file} is not a record that this version of captum_sgcampp can read.")
-        return Record(**content)
+        try:
+            content = json.loads(file.read_bytes())
+            if content.pop("format") == FORMAT:
+                return Record(**content)
+        except (AttributeError, KeyError, TypeError, ValueError):  # of another program, or damaged
+            pass
+        raise ValueError(f"output: {file} is not a record that this version of captum_sgcampp can read.")
 
     def read_rows(self, shard: int) -> dict[str, list[Row]]:
         """Reads a shard's part of the index, by the names of the images; nothing if it is not complete."""
         try:
             text = self.rows_file(shard).read_bytes().decode()
-        except FileNotFoundError:
+        except (FileNotFoundError, UnicodeDecodeError):
             return {}
         rows: dict[str, list[Row]] = {}
         for cells in list(csv.reader(io.StringIO(text, newline="")))[1:]:
+            if len(cells) != len(Row._fields):  # damaged
+                return {}
             row = Row(*cells)
             rows.setdefault(row.name, []).append(row)
-        return rows if self.maps_file(shard).exists() else {}
+        keys = {row.key for row_of_image in rows.values() for row in row_of_image if row.key}
+        return rows if keys == self._keys(shard) else {}
+
+    def _keys(self, shard: int) -> set[str] | None:
+        """The names of the maps of a shard; None if its file is not there, or not whole."""
+        from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - of an extra
+
+        try:
+            with safe_open(self.maps_file(shard), framework="pt") as file:
+                return set(file.keys())
+        except (FileNotFoundError, SafetensorError):
+            return None
 
     def rows_version(self, shard: int) -> object:
         """What tells whether a shard's part of the index has been written anew; None if it is not complete."""
@@ -143,16 +164,16 @@ class RunFolder:
 
     def complete(self) -> set[int]:
         """The numbers of the shards that are complete."""
-        return {int(file.stem.removeprefix("maps-")) for file in self.path.glob("maps-*.csv")}
+        return {int(file.stem.removeprefix("maps-")) for file in self.path.glob("maps-[0-9]*[0-9].csv")}
 
     def read_maps(self, shard: int, keys: Iterable[str]) -> dict[str, Tensor]:
         """Reads maps of a shard, those that are there, and nothing else of it."""
-        from safetensors import safe_open  # noqa: PLC0415 - of an extra
+        from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - of an extra
 
         try:
             with safe_open(self.maps_file(shard), framework="pt") as file:
                 return {key: file.get_tensor(key) for key in set(file.keys()).intersection(keys)}
-        except FileNotFoundError:
+        except (FileNotFoundError, SafetensorError):
             return {}
 
     def write_shard(self, shard: int, rows: Sequence[Row], maps: dict[str, Tensor], settings: dict[str, Any]) -> None:
@@ -168,7 +189,8 @@ class RunFolder:
         write_shared(self.maps_file(shard), lambda stream: stream.write(content))
         text = io.StringIO(newline="")
         csv.writer(text).writerows([Row._fields, *rows])
-        write_shared(self.rows_file(shard), lambda stream: stream.write(text.getvalue().encode()))
+        rows_text = text.getvalue().encode("utf-8", "backslashreplace")  # as the names of images are written
+        write_shared(self.rows_file(shard), lambda stream: stream.write(rows_text))
 
     def write_index(self, n_shards: int) -> None:
         """Joins the parts of the index.

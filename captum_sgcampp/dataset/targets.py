@@ -52,11 +52,16 @@ class Targets:
         if self.kind is None or isinstance(self.kind, str):
             return
         fixed = self.kind if isinstance(self.kind, list) else [self.kind]
-        if not fixed or len(set(fixed)) < len(fixed):
-            raise ValueError(f"target: must be one or several different targets, but is {self.kind!r}.")
         for target in fixed:
             for number in target if isinstance(target, tuple) else (target,):
+                if isinstance(number, bool):
+                    raise TypeError(f"target: must be an integer, but is {number!r}.")
                 require_integer("target", number, minimum=0)
+        if not fixed or len(set(fixed)) < len(fixed):
+            raise ValueError(f"target: must be one or several different targets, but is {self.kind!r}.")
+        # Captum takes Python's integers only.
+        plain = [tuple(map(int, target)) if isinstance(target, tuple) else int(target) for target in fixed]
+        object.__setattr__(self, "kind", plain if isinstance(self.kind, list) else plain[0])
 
     def choose(self, output: Tensor, labels: Sequence[int | None]) -> list[BatchTarget]:
         """Chooses the targets, given the model's output.
