@@ -109,7 +109,7 @@ def run_processes(folder: Path, n_samples: int, n_processes: int, n_threads: int
     with tempfile.TemporaryDirectory() as output:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
         subprocess.run(
-            [*command, __file__, "--run", str(folder), output, str(n_samples)],
+            [*command, __file__, "--part", str(folder), output, str(n_samples)],
             env={**os.environ, "OMP_NUM_THREADS": str(n_threads)},
             check=True,
         )
@@ -121,11 +121,11 @@ def main() -> None:
     """Measures, and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--run", nargs=3, metavar=("FOLDER", "OUTPUT", "N"), help=argparse.SUPPRESS)
+    parser.add_argument("--part", nargs=3, metavar=("FOLDER", "OUTPUT", "N"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    if options.run:
-        folder, output, n_samples = options.run
+    if options.part:
+        folder, output, n_samples = options.part
         attribute(Path(folder), Path(output), int(n_samples), num_workers=0)
         return
     with tempfile.TemporaryDirectory() as temporary:

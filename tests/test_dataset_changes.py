@@ -20,7 +20,7 @@ pytest.importorskip("safetensors", reason="maps need the extra maps")
 REFUSED = "holds maps of another run"
 
 
-def small_model() -> nn.Sequential:
+def small_model() -> Any:
     return seeded(
         lambda: nn.Sequential(
             nn.Conv2d(3, 4, 3),
