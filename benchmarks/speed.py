@@ -2,11 +2,12 @@
 
     python benchmarks/speed.py [--device cuda]
 
-prints the tables that the README shows. Times are interleaved in one process, after a warm-up, in a new order each
+prints the tables of benchmarks/README.md. Times are interleaved in one process, after a warm-up, in a new order each
 round, and given as ratios of medians to the floor: n + 1 forward passes without gradients, at the fastest of several
-numbers of images at once. Memory is what a call needs at its peak beyond the model and its input, measured in a process
-for each, in which what is freed goes back to the system at once. Weights are random, since they change neither. Needs
-the extra `benchmark`; on Linux.
+numbers of images at once. The last column is the machine's own limit: the rate at which a call does its multiplications
+and additions, as a part of the rate of one large matrix product, timed in the same rounds. Memory is what a call needs
+at its peak beyond the model and its input, measured in a process for each, in which what is freed goes back to the
+system at once. Weights are random, since they change neither. Needs the extra `benchmark`; on Linux.
 """
 
 import argparse
@@ -16,24 +17,32 @@ import statistics
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from captum._utils.gradient import compute_layer_gradients_and_eval
 from captum.attr import NoiseTunnel
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchcam.methods import SmoothGradCAMpp
 from torchvision import models
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
 from captum_sgcampp.noise import default_batch_size
 
-LAYERS = {"resnet50": "layer4", "vgg16": "features.29"}
+LAYERS = {
+    "resnet50": ["layer3", "layer2", "layer3.3"],
+    "vgg16": ["features.29", "features.22", "features.15"],
+}
+"""The layer of each network, and two more where three are compared."""
 TARGET = 281
+TARGETS = range(5)
 STDEV = 0.3
-ROUNDS = 9
+MATRIX_SIZE = {"cpu": 4096, "cuda": 8192}
 
 MEMORY_ENVIRONMENT = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**16)}
 """Where memory is measured. Otherwise glibc keeps much of what is freed, and a peak seems the lower for it."""
@@ -41,49 +50,96 @@ MEMORY_ENVIRONMENT = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**16)}
 Call = Callable[[], object]
 
 
-def calls(model_name: str, n_samples: int, device: torch.device) -> dict[str, Call]:
-    """Everything that is compared, by its name in the table."""
-    torch.manual_seed(0)
-    model = models.get_model(model_name, weights=None).eval().to(device)
-    name, layer = LAYERS[model_name], model.get_submodule(LAYERS[model_name])
-    image = torch.rand(1, 3, 224, 224, device=device)
+@dataclass(frozen=True)
+class Case:
+    """What is measured.
+
+    Args:
+        model_name: A network of torchvision's.
+        n_samples: The number of noise samples of each image.
+        n_images: The number of images.
+        device: Where it runs.
+    """
+
+    model_name: str
+    n_samples: int
+    n_images: int
+    device: torch.device
+
+    def model(self) -> nn.Module:
+        """The network, with random weights."""
+        torch.manual_seed(0)
+        model: nn.Module = models.get_model(self.model_name, weights=None)
+        return model.eval().to(self.device)
+
+
+def calls(case: Case, chunks: Sequence[int] = ()) -> dict[str, Call]:
+    """Everything that is compared, by its name in the table; ours also with each of the given chunk sizes."""
+    model, n_samples, device = case.model(), case.n_samples, case.device
+    names = LAYERS[case.model_name]
+    layer = model.get_submodule(names[0])
+    images = torch.rand(case.n_images, 3, 224, 224, device=device)
     smooth = LayerSmoothGradCAMpp(model, layer)
+    of_three = LayerSmoothGradCAMpp(model, list(names))
     tunnel = NoiseTunnel(LayerGradCamPlusPlus(model, layer))
+    noise: dict[str, Any] = {"n_samples": n_samples, "stdevs": STDEV}
 
-    def ours(inputs: Tensor) -> object:
-        return smooth.attribute(inputs, TARGET, n_samples=n_samples, stdevs=STDEV)
+    def ours(inputs: Tensor, batch_size: int | None = None) -> object:
+        return smooth.attribute(inputs, TARGET, **noise, n_samples_batch_size=batch_size)
 
-    def five_targets() -> object:
-        return smooth.attribute_targets(image, range(5), n_samples=n_samples, stdevs=STDEV)
+    def in_bfloat16() -> object:
+        with torch.autocast(device.type, torch.bfloat16):
+            return ours(images.contiguous(memory_format=torch.channels_last))
 
-    def torchcam() -> object:
-        with SmoothGradCAMpp(model, name, num_samples=n_samples, std=STDEV) as extractor:
-            return extractor(TARGET, model(image))
+    def torchcam(layer_names: list[str], targets: Iterable[int]) -> object:
+        with SmoothGradCAMpp(model, list(layer_names), num_samples=n_samples, std=STDEV) as extractor:
+            return [extractor(target, model(images)) for target in targets]
 
     def utility() -> object:
-        noisy = image + STDEV * torch.randn(n_samples, *image.shape[1:], device=device)
+        copies = images.repeat(n_samples, 1, 1, 1)
+        noisy = copies + STDEV * torch.randn_like(copies)
         return compute_layer_gradients_and_eval(model, layer, noisy, TARGET)
 
     def floor(at_once: int) -> Call:
         def passes() -> None:
             with torch.no_grad():
-                for images in torch.split(image.expand(n_samples + 1, -1, -1, -1), at_once):
-                    model(images.clone())
+                for chunk in torch.split(images.repeat(n_samples + 1, 1, 1, 1), at_once):
+                    model(chunk.clone())
 
         return passes
 
-    sizes = (2, 4, 5, 8) if device.type == "cpu" else (8, 16, 32, 64)
-    return {
+    on_cpu = device.type == "cpu"
+    sizes = (2, 4, 5, 8) if on_cpu else (8, 16, 32, 64, 128)
+    compared: dict[str, Call] = {
         **{f"floor, {size} at once": floor(size) for size in sizes},
-        "this package": lambda: ours(image),
-        "the same, channels_last": lambda: ours(image.contiguous(memory_format=torch.channels_last)),
-        "five targets": five_targets,
-        "torchcam": torchcam,
+        "this package": lambda: ours(images),
+        **{f"this package, chunks of {size}": partial(ours, images, size) for size in chunks},
+        "the same, channels_last": lambda: ours(images.contiguous(memory_format=torch.channels_last)),
+        "torchcam": lambda: torchcam(names[:1], [TARGET]),
         "NoiseTunnel(LayerGradCamPlusPlus)": lambda: tunnel.attribute(
-            image, nt_samples=n_samples, nt_samples_batch_size=default_batch_size(image), stdevs=STDEV, target=TARGET
+            images, nt_samples=n_samples, nt_samples_batch_size=default_batch_size(images), stdevs=STDEV, target=TARGET
         ),
         "Captum's utility, whole noisy batch": utility,
+        "five targets": lambda: smooth.attribute_targets(images, TARGETS, **noise),
+        "torchcam, five targets": lambda: torchcam(names[:1], TARGETS),
+        "three layers": lambda: of_three.attribute(images, TARGET, **noise),
+        "torchcam, three layers": lambda: torchcam(names, [TARGET]),
     }
+    return compared if on_cpu else {**compared, "bfloat16 autocast, channels_last": in_bfloat16}
+
+
+def matrix_product(device: torch.device) -> Call:
+    """One large product of matrices."""
+    size = MATRIX_SIZE[device.type]
+    left, right = torch.rand(2, size, size, device=device)
+    return lambda: left @ right
+
+
+def operations(call: Call) -> int:
+    """The multiplications and additions of one call."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return int(counter.get_total_flops())
 
 
 def seconds(call: Call, device: torch.device) -> float:
@@ -95,29 +151,46 @@ def seconds(call: Call, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def ratios(model_name: str, n_samples: int, device: torch.device) -> tuple[float, dict[str, float]]:
-    """The floor in seconds, and each call's median time in units of it."""
-    compared = calls(model_name, n_samples, device)
-    for call in compared.values():
-        seconds(call, device)
-    times: dict[str, list[float]] = {name: [] for name in compared}
-    for _ in range(ROUNDS):
-        for name, call in random.sample(list(compared.items()), len(compared)):
-            times[name].append(seconds(call, device))
-    medians = {name: statistics.median(measured) for name, measured in times.items()}
+@dataclass(frozen=True)
+class Measured:
+    """The floor in seconds, and of each call its median time in units of it and its part of the machine's limit."""
+
+    floor: float
+    ratios: dict[str, float]
+    parts: dict[str, float]
+
+
+def measured(case: Case, chunks: Sequence[int], rounds: int) -> Measured:
+    """Times everything that is compared, in turn."""
+    compared = calls(case, chunks)
+    counts = {name: operations(call) for name, call in compared.items()}
+    product = matrix_product(case.device)
+    every_call = {**compared, "product": product}
+    for call in every_call.values():
+        seconds(call, case.device)
+    times: dict[str, list[float]] = {name: [] for name in every_call}
+    for _ in range(rounds):
+        for name, call in random.sample(list(every_call.items()), len(every_call)):
+            times[name].append(seconds(call, case.device))
+    medians = {name: statistics.median(of_call) for name, of_call in times.items()}
+    limit = operations(product) / medians["product"]
     floor = min(median for name, median in medians.items() if name.startswith("floor"))
-    return floor, {name: median / floor for name, median in medians.items()}
+    return Measured(
+        floor,
+        {name: medians[name] / floor for name in compared},
+        {name: counts[name] / medians[name] / limit for name in compared},
+    )
 
 
-def peak_mebibytes(model_name: str, n_samples: int, name: str, device: torch.device) -> float:
+def peak_mebibytes(case: Case, chunks: Sequence[int], name: str) -> float:
     """The memory of one call at its peak, beyond what is there before; for a process of its own."""
-    call = calls(model_name, n_samples, device)[name]
-    calls(model_name, 1, device)[name]()  # loads what is loaded once
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        allocated = torch.cuda.memory_allocated(device)
+    call = calls(case, chunks)[name]
+    calls(replace(case, n_samples=1), chunks)[name]()  # loads what is loaded once
+    if case.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(case.device)
+        allocated = torch.cuda.memory_allocated(case.device)
         call()
-        return (torch.cuda.max_memory_allocated(device) - allocated) / 2**20
+        return (torch.cuda.max_memory_allocated(case.device) - allocated) / 2**20
     return peak_mebibytes_of(call)
 
 
@@ -135,41 +208,58 @@ def _status(field: str) -> int:
 
 
 def main() -> None:
-    """Measures, and prints the table."""
+    """Measures, and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--n-samples", type=int, nargs="+", default=[5, 25])
     parser.add_argument("--models", nargs="+", choices=list(LAYERS), default=list(LAYERS))
-    parser.add_argument("--memory-of", nargs=3, metavar=("MODEL", "N", "NAME"), help=argparse.SUPPRESS)
+    parser.add_argument("--n-samples", type=int, nargs="+", default=[5, 25])
+    parser.add_argument("--images", type=int, default=1, help="images in one call")
+    parser.add_argument("--chunks", type=int, nargs="*", default=[], help="values of n_samples_batch_size to compare")
+    parser.add_argument(
+        "--memory", type=int, nargs="*", default=[25, 100], help="numbers of samples; none leaves it out"
+    )
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--memory-of", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    warnings.simplefilter("ignore")  # smoothing changes nothing at ResNet-50's layer4, and costs what it costs
     if options.memory_of:
-        model_name, n_samples, name = options.memory_of
-        print(peak_mebibytes(model_name, int(n_samples), name, options.device))
+        case = Case(options.models[0], options.n_samples[0], options.images, options.device)
+        print(peak_mebibytes(case, options.chunks, options.memory_of))
         return
 
     def memory(model_name: str, n_samples: int, name: str) -> str:
-        command = [sys.executable, __file__, "--device", str(options.device)]
-        output = subprocess.check_output(
-            [*command, "--memory-of", model_name, str(n_samples), name], text=True, env=MEMORY_ENVIRONMENT
-        )
+        if options.device.type == "cuda":  # whose memory is counted exactly, in this process too
+            case = Case(model_name, n_samples, options.images, options.device)
+            return f"{peak_mebibytes(case, options.chunks, name):.0f}"
+        command = [sys.executable, __file__, "--device", options.device, "--models", model_name]
+        command += ["--n-samples", n_samples, "--images", options.images, "--chunks", *options.chunks]
+        command += ["--memory-of", name]
+        output = subprocess.check_output([str(part) for part in command], text=True, env=MEMORY_ENVIRONMENT)
         return f"{float(output):.0f}"
 
-    n_memory = (25, 100)
+    # Convolutions run in TensorFloat-32 where there is any; so shall the matrix product, the machine's limit.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     print(
-        f"torch {torch.__version__} on {options.device}, {torch.get_num_threads()} threads; times in units of the floor"
+        f"torch {torch.__version__} on {options.device}, {torch.get_num_threads()} threads, {options.images} images a "
+        "call; times in units of the floor"
     )
     for model_name in options.models:
-        measured = {n_samples: ratios(model_name, n_samples, options.device) for n_samples in options.n_samples}
-        floors = ", ".join(f"{floor:.2f} s at n = {n_samples}" for n_samples, (floor, _) in measured.items())
-        times = " | ".join(f"time, n = {n_samples}" for n_samples in measured)
-        print(f"\n{model_name}, {LAYERS[model_name]}; floor {floors}\n")
-        print(f"| | {times} | {' | '.join(f'MiB, n = {n_samples}' for n_samples in n_memory)} |")
-        print(f"| --- {'| ---: ' * (len(measured) + len(n_memory))}|")
-        for name in next(iter(measured.values()))[1]:
-            cells = [f"{of_n[name]:.2f}" for _, of_n in measured.values()]
-            cells += [memory(model_name, n_samples, name) for n_samples in n_memory]
-            print(f"| {name} | {' | '.join(cells)} |")
+        by_n = {
+            n_samples: measured(
+                Case(model_name, n_samples, options.images, options.device), options.chunks, options.rounds
+            )
+            for n_samples in options.n_samples
+        }
+        floors = ", ".join(f"{of_n.floor:.3g} s at n = {n_samples}" for n_samples, of_n in by_n.items())
+        heads = [f"time, n = {n_samples}" for n_samples in by_n]
+        heads += [f"of the matrix product's rate, n = {options.n_samples[-1]}"]
+        heads += [f"MiB, n = {n_samples}" for n_samples in options.memory]
+        print(f"\n{model_name}, {LAYERS[model_name][0]}; floor {floors}\n")
+        print(f"| | {' | '.join(heads)} |")
+        print(f"| --- {'| ---: ' * len(heads)}|")
+        for name, part in by_n[options.n_samples[-1]].parts.items():
+            cells = [f"{of_n.ratios[name]:.2f}" for of_n in by_n.values()] + [f"{part:.2f}"]
+            cells += [memory(model_name, n_samples, name) for n_samples in options.memory]
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
