@@ -11,6 +11,7 @@ system at once. Weights are random, since they change neither. Needs the extra `
 """
 
 import argparse
+import gc
 import os
 import random
 import statistics
@@ -139,11 +140,13 @@ def operations(call: Call) -> int:
     """The multiplications and additions of one call."""
     with FlopCounterMode(display=False) as counter:
         call()
+    gc.collect()  # the counter's reference cycles hold the tensors of the call
     return int(counter.get_total_flops())
 
 
 def seconds(call: Call, device: torch.device) -> float:
     """The time of one call, with all that it set going on the device."""
+    gc.collect()  # what earlier calls left behind is not for this one to clean up
     start = time.perf_counter()
     call()
     if device.type == "cuda":

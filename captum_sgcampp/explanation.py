@@ -212,7 +212,8 @@ def explain(
         top_k: The number of classes to explain if `targets` are not given. Default: 1
         methods: Some of :data:`METHODS`, in the order of the picture's columns. Default: all
         n_samples: Number of noisy copies; with 0, smooth methods show the map without noise. Default: 25
-        stdevs: Standard deviation of the noise, in the units of `inputs`. Default: 0.3
+        stdevs: Standard deviation of the noise, in the units of `inputs`; see
+            :meth:`LayerSmoothGradCAMpp.attribute`. Default: 0.3
         n_samples_batch_size: As in :meth:`LayerSmoothGradCAMpp.attribute`. Default: None
         generator: Source of the noise. Default: None, a generator of its own, seeded from torch's
         alpha: As in :class:`LayerGradCamPlusPlus`. Default: "bounded"

@@ -37,8 +37,9 @@ class LayerGradCamPlusPlus(CamAttribution):
             A list of layers is attributed to in the same passes through the model.
         device_ids: Device IDs, needed only if `forward_func` applies a DataParallel model without being one.
         alpha: The form of :math:`\alpha`. "bounded" is the formula above. It stays in [0, 1/2], and without noise it
-            equals eq. (5) where activations are rectified. "eq5" is eq. (5) as printed, which has a pole where
-            activations carry a sign; "eq7" has the numerator :math:`D_1` printed in eq. (7). Default: "bounded"
+            equals eq. (5) where activations are rectified. "eq5" is eq. (5) as printed, without the ReLU in the
+            denominator, which has a pole where activations carry a sign; "eq7" is "eq5" with the numerator
+            :math:`D_1` that eq. (7) prints. Default: "bounded"
         derivatives: The source of the derivatives. "powers" takes the powers of the gradient, which are the derivatives
             of exp(score) on a network that is piecewise linear above the layer, without the factor exp(score). "exp"
             includes that factor, so that noisy copies are weighted by their own score. "autograd" takes the true

@@ -56,10 +56,13 @@ class SmoothCamAttribution(CamAttribution):
             relu_attributions: Rectify the map. Default: True
             attr_dim_summation: Sum over the channels. Default: None, which sums unless `filters` are given
             grad_kwargs: Further arguments for `torch.autograd.grad`. Default: None
-            n_samples: Number of noisy copies of each input. With 0, the paper's default, no noise is added; the
-                paper's figures use 5. Default: 0
+            n_samples: Number of noisy copies of each input. With 0, as in the paper's API, no noise is added. The
+                paper's figures use 5; :func:`explain` and the command use 25, where less is left to chance.
+                Default: 0
             stdevs: Standard deviation of the noise, in the units of the input as `forward_func` takes it (usually
-                those of the normalized image); one number, or a tuple with one for each input tensor.
+                those of the normalized image); one number, or a tuple with one for each input tensor. A fraction of
+                the range from black to white, divided by the standard deviation of the normalization, is in these
+                units: 0.15 of the range is 0.3 for a standard deviation of 0.5, and 0.66 for torchvision's (0.226).
                 Default: 0.15
             n_samples_batch_size: The most noisy copies of each input that go through the model at once; passes are of
                 even size. It affects speed and memory, not the result: the same seed gives the same noise. Where the
