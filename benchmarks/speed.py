@@ -103,9 +103,10 @@ def calls(case: Case, chunks: Sequence[int] = ()) -> dict[str, Call]:
 
     def floor(at_once: int) -> Call:
         def passes() -> None:
+            copies = torch.arange(len(images) * (n_samples + 1), device=device) % len(images)
             with torch.no_grad():
-                for chunk in torch.split(images.repeat(n_samples + 1, 1, 1, 1), at_once):
-                    model(chunk.clone())
+                for chunk in torch.split(copies, at_once):
+                    model(images[chunk])
 
         return passes
 
