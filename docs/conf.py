@@ -1,0 +1,75 @@
+"""The documentation site: `sphinx-build -c docs . build/site`.
+
+The sources are the repository's own pages where they are, so that every link works in both places.
+"""
+
+import shutil
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+import captum_sgcampp
+
+project = "captum-sgcampp"
+version = release = captum_sgcampp.__version__
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+root_doc = "README"
+include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/*.md", "docs/*.md", "tutorials/*.ipynb"]
+html_theme = "furo"
+html_title = project
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # they are committed with their outputs
+
+CONTENTS = """
+
+```{toctree}
+:hidden:
+:caption: Use
+:maxdepth: 1
+
+docs/command
+docs/reference
+docs/api
+```
+
+```{toctree}
+:hidden:
+:caption: Tutorials
+:maxdepth: 1
+:glob:
+
+tutorials/*
+```
+
+```{toctree}
+:hidden:
+:caption: About
+:maxdepth: 1
+
+benchmarks/README
+docs/design
+docs/citation
+CHANGELOG
+CONTRIBUTING
+```
+"""
+
+
+def add_contents(_app: Sphinx, document: str, source: list[str]) -> None:
+    """The README is the first page, and has no contents on GitHub."""
+    if document == root_doc:
+        source[0] += CONTENTS
+
+
+def make_index(app: Sphinx, error: Exception | None) -> None:
+    """The address of the site shows the README."""
+    if not error and app.builder.name == "html":
+        shutil.copyfile(Path(app.outdir, f"{root_doc}.html"), Path(app.outdir, "index.html"))
+
+
+def setup(app: Sphinx) -> None:
+    """Connects the two."""
+    app.connect("source-read", add_contents)
+    app.connect("build-finished", make_index)
