@@ -46,9 +46,23 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models.WeightsEnum, "get_state_dict", random_weights)
 
 
+def without_hub(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights in place of those that timm and transformers would download, if the block uses them."""
+    if "import timm" in block:
+        pytest.importorskip("timm", reason="it is in the extra timm")
+        monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_args, **_kwargs: None)
+    if "transformers" in block:
+        transformers = pytest.importorskip("transformers", reason="it is in the extra hf")
+        network, processor = transformers.AutoModelForImageClassification, transformers.ConvNextImageProcessor()
+        built = network.from_config(transformers.ResNetConfig())
+        monkeypatch.setattr(network, "from_pretrained", lambda _name: built)
+        monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", lambda _name: processor)
+
+
 @pytest.mark.parametrize("block", blocks())
 @pytest.mark.usefixtures("reader")
-def test_a_block_runs_alone(block: str) -> None:
+def test_a_block_runs_alone(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_hub(block, monkeypatch)
     torch.manual_seed(0)
     exec(block, {})  # noqa: S102  # it is ours
 
