@@ -29,7 +29,9 @@ CONTENTS = """
 :caption: Use
 :maxdepth: 1
 
+docs/recipes
 docs/command
+docs/troubleshooting
 docs/reference
 docs/api
 ```

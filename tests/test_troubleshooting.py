@@ -1,0 +1,47 @@
+"""The page on troubleshooting names every warning of the package."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from captum_sgcampp import user_warnings
+from captum_sgcampp.formulas import sum_of_powers
+
+PAGE = Path(__file__).parents[1] / "docs" / "troubleshooting.md"
+
+
+def messages() -> list[str]:
+    """One of each."""
+    infinite, one = torch.full((1, 1, 2, 2), torch.inf), torch.ones(1, 1, 2, 2)
+    huge = torch.full((1, 1, 2, 2), 3e38)
+    return [
+        *user_warnings.training_mode(torch.nn.Dropout()),
+        *user_warnings.no_noise("Grad-CAM++"),
+        *user_warnings.repeated_layer("LAYER", 2),
+        *user_warnings.not_finite("LAYER", one, sum_of_powers(infinite[None])),
+        *user_warnings.not_finite("LAYER", infinite, sum_of_powers(one[None])),
+        *user_warnings.not_finite("LAYER", huge, sum_of_powers(one[None])),
+        *user_warnings.smoothing_without_effect("LAYER"),
+        *user_warnings.no_curvature("LAYER"),
+        *user_warnings.images_without_map({"cat.jpg": "an error"}, 5),
+    ]
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="only in a checkout")
+def test_it_names_every_warning() -> None:
+    """Each by its beginning, in which an ellipsis stands for what varies."""
+    beginnings = re.findall(r"^\| `(.*?)` \|", PAGE.read_text("utf-8"), re.MULTILINE)
+    patterns = [re.compile(".*".join(map(re.escape, beginning.split("...")))) for beginning in beginnings]
+    found = messages()
+    assert len(found) == 9
+    for message in found:
+        assert any(pattern.match(message) for pattern in patterns), message
+    for pattern in patterns:
+        assert any(pattern.match(message) for message in found), pattern
+
+
+def test_these_are_all_of_them() -> None:
+    source = Path(user_warnings.__file__).read_text("utf-8")
+    assert len(re.findall(r"^ +yield ", source, re.MULTILINE)) == 9
