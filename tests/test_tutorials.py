@@ -1,6 +1,7 @@
 """The notebooks as they are committed: run from top to bottom without a word of complaint, and small. CI runs them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,28 @@ def outputs(notebook: Path) -> list[dict[str, Any]]:
     return [output for cell in code_cells(notebook) for output in cell["outputs"]]
 
 
-def test_there_are_six() -> None:
-    assert [notebook.name[:2] for notebook in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
+def test_there_are_eight() -> None:
+    assert [notebook.name[:2] for notebook in NOTEBOOKS] == [f"{number:02}" for number in range(1, 9)]
+
+
+def test_each_has_contents_and_leads_to_the_next() -> None:
+    for notebook, following in zip(NOTEBOOKS, [*NOTEBOOKS[1:], NOTEBOOKS[0]], strict=True):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        prose = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+        assert "\nContents: " in prose[0]
+        assert f"({following.name})" in prose[-1]
+
+
+def test_links_between_them_lead_somewhere() -> None:
+    for notebook in NOTEBOOKS:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        headings = [heading.replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", prose, re.MULTILINE)]
+        for target in re.findall(r"\]\(([^)\s]*)\)", prose):
+            if target.startswith("#"):
+                assert target[1:] in headings, (notebook.name, target)
+            elif "://" not in target:
+                assert (notebook.parent / target.partition("#")[0]).exists(), (notebook.name, target)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
@@ -32,7 +53,7 @@ def test_ran_from_top_to_bottom(notebook: Path) -> None:
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
 def test_has_figures_and_neither_warnings_nor_errors(notebook: Path) -> None:
-    assert any("image/jpeg" in output.get("data", {}) for output in outputs(notebook))
+    assert any({"image/jpeg", "image/png"} & output.get("data", {}).keys() for output in outputs(notebook))
     assert {output["output_type"] for output in outputs(notebook)} <= {"display_data", "execute_result", "stream"}
     assert {output.get("name", "stdout") for output in outputs(notebook)} == {"stdout"}
 
