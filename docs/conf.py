@@ -3,6 +3,7 @@
 The sources are the repository's own pages where they are, so that every link works in both places.
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -59,10 +60,17 @@ CONTRIBUTING
 """
 
 
-def add_contents(_app: Sphinx, document: str, source: list[str]) -> None:
-    """The README is the first page, and has no contents on GitHub."""
+def adapt(_app: Sphinx, document: str, source: list[str]) -> None:
+    """Gives the first page its contents, which it has not on GitHub; links in notebooks are as Jupyter spells them."""
     if document == root_doc:
         source[0] += CONTENTS
+    if document.startswith("tutorials/"):
+        source[0] = re.sub(r"(?<=\]\()#[^)]*(?=\))", lambda link: "#" + _as_anchor(link[0]), source[0])
+
+
+def _as_anchor(text: str) -> str:
+    """Spells the link to a heading as MyST does."""
+    return re.sub(r"[^\w-]", "", text.lower())
 
 
 def make_index(app: Sphinx, error: Exception | None) -> None:
@@ -73,5 +81,5 @@ def make_index(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> None:
     """Connects the two."""
-    app.connect("source-read", add_contents)
+    app.connect("source-read", adapt)
     app.connect("build-finished", make_index)
