@@ -4,7 +4,7 @@
 
 prints the tables of benchmarks/README.md. Times are interleaved in one process, after a warm-up, in a new order each
 round, and given as ratios of medians to the floor: n + 1 forward passes without gradients, at the fastest of several
-numbers of images at once. The last column is the machine's own limit: the rate at which a call does its multiplications
+numbers of images at once. The column "limit" is the machine's own: the rate at which a call does its multiplications
 and additions, as a part of the rate of one large matrix product, timed in the same rounds. Memory is what a call needs
 at its peak beyond the model and its input, measured in a process for each, in which what is freed goes back to the
 system at once. Weights are random, since they change neither. Needs the extra `benchmark`; on Linux.
@@ -255,7 +255,7 @@ def main() -> None:
         }
         floors = ", ".join(f"{of_n.floor:.3g} s at n = {n_samples}" for n_samples, of_n in by_n.items())
         heads = [f"time, n = {n_samples}" for n_samples in by_n]
-        heads += [f"of the matrix product's rate, n = {options.n_samples[-1]}"]
+        heads += [f"limit, n = {options.n_samples[-1]}"]
         heads += [f"MiB, n = {n_samples}" for n_samples in options.memory]
         print(f"\n{model_name}, {LAYERS[model_name][0]}; floor {floors}\n")
         print(f"| | {' | '.join(heads)} |")

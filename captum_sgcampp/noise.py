@@ -16,8 +16,8 @@ On the CPU, 5 and 6 were the fastest for a ResNet-50 and a VGG-16, and 5 needs l
 IMAGES_AT_ONCE_ELSEWHERE = 32
 """The default on other devices.
 
-On an H200, 64 was no faster for a ResNet-50 and 8 % faster for a VGG-16, with twice the memory; 8 and 16 were up to 2.3
-times slower.
+On an H200, 64 was no faster for a ResNet-50 and 8 % faster for a VGG-16, with twice the memory; 16 took up to 2.3 times
+as long, and 8 up to 2.7 times.
 """
 
 

@@ -12,13 +12,17 @@ NOTEBOOKS = sorted(ROOT.glob("tutorials/*.ipynb"))
 MAX_BYTES = 1_000_000
 
 
-def code_cells(notebook: Path) -> list[dict[str, Any]]:
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return [cell for cell in cells if cell["cell_type"] == "code"]
+def cells(notebook: Path, kind: str) -> list[dict[str, Any]]:
+    of_any_kind = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in of_any_kind if cell["cell_type"] == kind]
+
+
+def prose(notebook: Path) -> list[str]:
+    return ["".join(cell["source"]) for cell in cells(notebook, "markdown")]
 
 
 def outputs(notebook: Path) -> list[dict[str, Any]]:
-    return [output for cell in code_cells(notebook) for output in cell["outputs"]]
+    return [output for cell in cells(notebook, "code") for output in cell["outputs"]]
 
 
 def test_there_are_eight() -> None:
@@ -27,18 +31,16 @@ def test_there_are_eight() -> None:
 
 def test_each_has_contents_and_leads_to_the_next() -> None:
     for notebook, following in zip(NOTEBOOKS, [*NOTEBOOKS[1:], NOTEBOOKS[0]], strict=True):
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        prose = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
-        assert "\nContents: " in prose[0]
-        assert f"({following.name})" in prose[-1]
+        first, *_, last = prose(notebook)
+        assert "\nContents: " in first
+        assert f"({following.name})" in last
 
 
 def test_links_between_them_lead_somewhere() -> None:
     for notebook in NOTEBOOKS:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-        headings = [heading.replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", prose, re.MULTILINE)]
-        for target in re.findall(r"\]\(([^)\s]*)\)", prose):
+        text = "\n".join(prose(notebook))
+        headings = [heading.replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)]
+        for target in re.findall(r"\]\(([^)\s]*)\)", text):
             if target.startswith("#"):
                 assert target[1:] in headings, (notebook.name, target)
             elif "://" not in target:
@@ -47,7 +49,7 @@ def test_links_between_them_lead_somewhere() -> None:
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
 def test_ran_from_top_to_bottom(notebook: Path) -> None:
-    counts = [cell["execution_count"] for cell in code_cells(notebook)]
+    counts = [cell["execution_count"] for cell in cells(notebook, "code")]
     assert counts == list(range(1, len(counts) + 1))
 
 
