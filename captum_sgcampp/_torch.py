@@ -12,6 +12,9 @@ from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.autograd.graph import GradientEdge, disable_saved_tensors_hooks, get_gradient_edge, saved_tensors_hooks
 from torch.nn import Module
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
+
+__all__ = ["DispatchMode"]
 
 
 def version_of(tensor: Tensor) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import Module
 
@@ -14,7 +15,6 @@ from captum_sgcampp._captum import (
     ExpansionTypes,
     NullProgress,
     TargetType,
-    _expand_additional_forward_args,
     _expand_target,
     progress,
 )
@@ -23,7 +23,9 @@ from captum_sgcampp.formulas import Derivatives
 from captum_sgcampp.layer_pass import LayerPass, LayerProbe
 from captum_sgcampp.layer_view import LayerView
 from captum_sgcampp.noise import Noise
+from captum_sgcampp.noisy_passes import CopiesPass, NoisyPasses
 from captum_sgcampp.sources import DerivativeSource, PassDerivatives
+from captum_sgcampp.targets import as_target
 
 OnProgress = Callable[[int], object]
 
@@ -111,10 +113,10 @@ class Averaging:
         else:
             at_once = clean.copies_at_once(self.noise, inputs, forward_args)
             with self._progress(clean.targets, clean.tensors) as bar:
-                for n_samples, noisy_inputs in self.noise.chunks(inputs, at_once, generator):
-                    take = partial(self._derivatives, clean=clean, n_samples=n_samples, on_progress=bar.update)
-                    args = _repeated(forward_args, n_samples)
-                    _add(sums, self.probe.run(noisy_inputs, args, take))
+                take = partial(self._derivatives, clean=clean, on_progress=bar.update)
+                passes = NoisyPasses(self.probe, clean, inputs, forward_args, take)
+                for derivatives in passes.run(self.noise.chunks(inputs, at_once, generator)):
+                    _add(sums, derivatives)
         statistics = [
             [
                 LayerStatistics(
@@ -127,13 +129,13 @@ class Averaging:
             ]
             for number, sums_at_target in enumerate(sums)
         ]
-        self._warn(clean.tensors, sums, statistics)
+        self._warn(clean, sums, statistics)
         return Averages(clean.output, clean.targets, statistics)
 
     def _clean_pass(self, layer_pass: LayerPass, choose_targets: Callable[[Tensor], Sequence[TargetType]]) -> CleanPass:
         """Keeps what is needed of the pass without noise."""
         output = layer_pass.output.detach()
-        targets = choose_targets(output)
+        targets = [as_target(target) for target in choose_targets(output)]
         n_scores, *_ = [len(layer_pass.scores(target)) for target in targets]  # wrong targets raise here
         for tensor in layer_pass.tensors:
             user_warnings.warn(user_warnings.repeated_layer(tensor.name, tensor.calls))
@@ -143,6 +145,7 @@ class Averaging:
                 tensor.name,
                 len(values) if values.dim() else 0,
                 self.view.activations(values, tensor.name),
+                values[-1:].clone(),
             )
             for values, tensor in zip(layer_pass.activations(), layer_pass.tensors, strict=True)
         ]
@@ -152,13 +155,14 @@ class Averaging:
         # A progress bar for the noise samples follows where there are any.
         bar_of_pass = NullProgress() if self.noise.n_samples else self._progress(targets, tensors)
         with bar_of_pass as bar:
-            return replace(clean, derivatives=self._derivatives(layer_pass, clean, 1, bar.update))
+            return replace(clean, derivatives=self._derivatives(CopiesPass(layer_pass, 1), clean, bar.update))
 
     def _derivatives(
-        self, layer_pass: LayerPass, clean: CleanPass, n_samples: int, on_progress: OnProgress
+        self, copies: CopiesPass, clean: CleanPass, on_progress: OnProgress
     ) -> list[list[PassDerivatives]]:
         """Takes the derivatives at each tensor for each target from a pass of one or several noise samples."""
-        source = DerivativeSource(self.source, self.view, self.grad_kwargs, on_progress)
+        layer_pass, n_samples, n_beside = copies
+        source = DerivativeSource(self.source, self.view, self.grad_kwargs, on_progress, n_beside)
         activations = [tensor.activations for tensor in clean.tensors]
         derivatives = []
         for number, target in enumerate(clean.targets, start=1):
@@ -188,14 +192,19 @@ class Averaging:
 
     def _warn(
         self,
-        tensors: Sequence[CleanTensor],
+        clean: CleanPass,
         sums: "list[list[_RunningSum]]",
         statistics: list[list[LayerStatistics]],
     ) -> None:
         messages: list[str] = []
         for at_target, sums_at_target in zip(statistics, sums, strict=True):
-            for tensor, running_sum, (_, activations, mean, _) in zip(tensors, sums_at_target, at_target, strict=True):
+            for tensor, running_sum, (_, activations, mean, _) in zip(
+                clean.tensors, sums_at_target, at_target, strict=True
+            ):
                 messages += user_warnings.not_finite(tensor.name, activations, mean)
+                in_float16 = torch.float16 in {tensor.last_row.dtype, clean.output.dtype}
+                if in_float16 and not mean.first.flatten(1).any(dim=1).all():
+                    messages += user_warnings.underflow(tensor.name)
                 if mean.first.any():
                     if running_sum.n_samples > 1 and running_sum.same_gradient:
                         messages += user_warnings.smoothing_without_effect(tensor.name)
@@ -232,10 +241,3 @@ def _add(sums: list[list[_RunningSum]], derivatives: list[list[PassDerivatives]]
     for sums_at_target, at_target in zip(sums, derivatives, strict=True):
         for running_sum, at_tensor in zip(sums_at_target, at_target, strict=True):
             running_sum.add(at_tensor)
-
-
-def _repeated(forward_args: tuple[Any, ...], n_samples: int) -> tuple[Any, ...]:
-    """Repeats the arguments of each example along with the inputs, as Captum does."""
-    if n_samples == 1:
-        return forward_args
-    return _expand_additional_forward_args(forward_args, n_samples, ExpansionTypes.repeat) or ()

@@ -22,6 +22,8 @@ class CleanTensor(NamedTuple):
     """The first dimension of the tensor as it is in the model."""
     activations: Tensor
     r"""The selected channels of the map, (N, C, \*spatial)."""
+    last_row: Tensor
+    """The last row of the tensor as it is in the model."""
 
 
 @dataclass(frozen=True)
@@ -70,3 +72,12 @@ class CleanPass:
                 "copies that share a pass could not be told apart."
             )
         return 1
+
+    def layers_with_other_rows(self, inputs: tuple[Tensor, ...]) -> dict[Module, str]:
+        """The layers whose rows are not those of the inputs, with their names: windows, frames, detected boxes."""
+        n_rows = {len(tensor) for tensor in inputs if tensor.dim()}
+        return {
+            tensor.layer: tensor.name
+            for tensor in self.tensors
+            if n_rows.isdisjoint({tensor.n_rows, len(tensor.activations)})
+        }

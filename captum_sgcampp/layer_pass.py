@@ -17,13 +17,13 @@ from captum_sgcampp._captum import (
     _extract_device_ids,
     _reduce_list,
     _run_forward,
-    _select_targets,
     _sort_key_list,
 )
 from captum_sgcampp._torch import refuses_saved_tensors_hooks, weights_are_cached
 from captum_sgcampp.layer_capture import Captured, LayerCapture, OtherThreadError
 from captum_sgcampp.layers import layer_name
 from captum_sgcampp.saved_tensors import SavedTensors
+from captum_sgcampp.targets import select_scores
 
 Result = TypeVar("Result")
 
@@ -59,13 +59,7 @@ class LayerPass:
         Raises:
             AssertionError: The target does not fit the output, or leaves several scores for an example.
         """
-        scores: Tensor = _select_targets(self.output, target)
-        assert scores.dim() > 0 and scores[0].numel() == 1, (
-            "Target not provided when necessary, cannot take gradient with respect to multiple outputs: "
-            f"target={target!r} selects {tuple(scores.shape)} of an output of shape {tuple(self.output.shape)}, "
-            "where one score for each example is needed."
-        )
-        return scores
+        return select_scores(self.output, target)
 
     def gradients(self, scores: Tensor, grad_kwargs: dict[str, Any]) -> list[tuple[Tensor, ...]]:
         """Takes the gradients g = dS/dA of each example's score at each tensor, by device.
@@ -179,6 +173,20 @@ class LayerProbe:
             else:
                 if not (saved and self._must_repeat(saved)):  # otherwise the model caught the error
                     return result
+
+    @property
+    def modules(self):
+        return list(self._forward_func.modules()) if isinstance(self._forward_func, Module) else []
+
+    def restorable(self):
+        saved = [(b, b.detach().clone()) for m in self.modules if m.training for b in m.buffers(recurse=False)]
+
+        def undo():
+            with torch.no_grad():
+                for b, v in saved:
+                    b.copy_(v)
+
+        return undo
 
     def _saved_tensors(self) -> SavedTensors:
         return SavedTensors(self._weights, keep=self._keep_all, copy=self._keep_copies)

@@ -46,7 +46,7 @@ class Noise:
         if self.batch_size is not None:
             require_integer("n_samples_batch_size", self.batch_size, minimum=1)
         for stdev in self.stdevs if isinstance(self.stdevs, Sequence) else (self.stdevs,):
-            if not isinstance(stdev, Real):
+            if not isinstance(stdev, Real) or isinstance(stdev, bool):
                 raise TypeError(f"stdevs: must be a number or one number for each input, but is {self.stdevs!r}.")
             if not 0 <= stdev < math.inf:
                 raise ValueError(f"stdevs: must be finite and not negative, but is {self.stdevs!r}.")
@@ -161,7 +161,7 @@ def even_parts(total: int, max_part: int) -> Iterator[int]:
 
 def require_integer(name: str, value: object, minimum: int) -> None:
     """Raises if a parameter is not an integer, or too small."""
-    if not isinstance(value, Integral):
+    if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name}: must be an integer, but is {value!r}.")
     if int(value) < minimum:
         raise ValueError(f"{name}: must be at least {minimum}, but is {value}.")

@@ -67,8 +67,9 @@ class SmoothCamAttribution(CamAttribution):
             n_samples_batch_size: The most noisy copies of each input that go through the model at once; passes are of
                 even size. It affects speed and memory, not the result: the same seed gives the same noise. Where the
                 first dimensions of the inputs, the layer and the scores differ, rows are not examples, and only 1 is
-                possible. Models whose examples influence one another also need 1, which cannot be detected from
-                shapes: those with a batch norm in training mode, or that sort their examples by length.
+                possible. Copies also go one at a time, with a warning, through models that take one only, and through
+                those whose examples influence one another, such as with a batch norm without running statistics. The
+                first pass with several copies shows this: the last example without noise is beside them.
                 Default: None, which puts 5 images at once through the model on the CPU, and 32 on other devices, but
                 at least one copy of each input, and only one where rows are not examples
             generator: Source of the noise, on the device of the inputs. With one generator for the whole batch, an
@@ -90,11 +91,12 @@ class SmoothCamAttribution(CamAttribution):
                 or generator where it must be.
             ValueError: `n_samples`, `n_samples_batch_size` or `stdevs` is out of range; the number of `stdevs` is not
                 that of the inputs, or the number of generators not that of the examples; several copies are to share
-                a pass, and rows are not examples.
+                a pass, and rows are not examples; or the model selects the rows of the layer by their values, as a
+                detector does its boxes, so that noise changes them.
 
         Warns:
-            UserWarning: `n_samples` is 0; or the gradient is the same for all noisy copies, so that smoothing changes
-                nothing.
+            UserWarning: `n_samples` is 0; the gradient is the same for all noisy copies, so that smoothing changes
+                nothing; or copies go through the model one at a time although shapes let them share a pass.
         """
         noise = Noise(n_samples, stdevs, n_samples_batch_size, generator)
         if not noise.n_samples:

@@ -34,12 +34,14 @@ class DerivativeSource:
         view: How the layers' tensors become maps.
         grad_kwargs: For `torch.autograd.grad`.
         on_positions: Called by "autograd", which is slow, with the number of positions that it has finished.
+        n_beside: The number of rows that follow those of the noise samples in the layers' tensors, and are left out.
     """
 
     name: str
     view: LayerView
     grad_kwargs: dict[str, Any]
     on_positions: Callable[[int], object]
+    n_beside: int = 0
 
     def derivatives(
         self,
@@ -68,7 +70,7 @@ class DerivativeSource:
         for tensor, pieces, activation in zip(
             layer_pass.tensors, layer_pass.gradients(scores, first_order), activations, strict=True
         ):
-            gradients = self.view.gradients(joined(pieces), tensor.name)
+            gradients = self._of_samples(self.view.gradients(joined(pieces), tensor.name))
             self._require_rows(gradients, activation, scores, n_samples, tensor.name)
             by_sample = gradients.reshape(n_samples, *activation.shape)
             if self.name == "autograd":
@@ -83,14 +85,18 @@ class DerivativeSource:
             derivatives.append(PassDerivatives(by_sample, summed))
         return derivatives
 
+    def _of_samples(self, rows: Tensor) -> Tensor:
+        """The rows of the noise samples."""
+        return rows[: len(rows) - self.n_beside]
+
     def _require_rows(self, gradients: Tensor, activation: Tensor, scores: Tensor, n_samples: int, layer: str) -> None:
         """Raises if the rows of a layer are not the noise samples, or not those of the scores where that matters."""
         if gradients.shape != (n_samples * len(activation), *activation.shape[1:]):
             raise ValueError(
                 f"layer: {layer} has shape {tuple(activation.shape)} for the inputs, and {tuple(gradients.shape)} for "
-                f"{n_samples} noisy copies of them. Its first dimension must be that of the examples, which "
-                "reshape_transform can restore; if the layer joins examples, add noise to one copy at a time with "
-                "n_samples_batch_size=1."
+                f"{n_samples} noisy copies of them. It needs the rows of the examples, which reshape_transform can "
+                "restore. If the model selects rows by their values, as for one of several experts, noise changes "
+                "them; then choose a layer with a row for each example."
             )
         if self.name != "powers" and len(scores) != len(gradients):
             raise ValueError(
@@ -105,6 +111,8 @@ class DerivativeSource:
         by_device = []
         for captured, gradient in zip(tensor.by_device, pieces, strict=True):
             indices = self.view.indices(gradient, tensor.name).flatten(1)
+            if gradient is pieces[-1]:
+                indices = self._of_samples(indices)
             if captured.edge is None:  # its gradient was taken as zero
                 by_device.append((gradient.new_zeros(indices.shape),) * 2)
             else:

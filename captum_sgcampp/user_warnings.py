@@ -68,6 +68,23 @@ def repeated_layer(layer: str, calls: int) -> Iterator[str]:
         )
 
 
+def examples_influence_one_another() -> Iterator[str]:
+    """Noisy copies that may not share a pass, although each has a row of its own in every tensor."""
+    yield (
+        "n_samples_batch_size: noisy copies go through the model one at a time, because its scores for an example "
+        "depend on the other examples of the pass, as with a batch norm without running statistics. Maps of several "
+        "examples that share a call influence one another in the same way."
+    )
+
+
+def several_copies_refused(error: Exception) -> Iterator[str]:
+    """A model that does not take several noisy copies in one pass."""
+    yield (
+        "n_samples_batch_size: noisy copies go through the model one at a time, because it does not take several: "
+        f"{type(error).__name__}: {str(error).rstrip('.')}. n_samples_batch_size=1 does so from the start."
+    )
+
+
 def not_finite(layer: str, activations: Tensor, mean: Derivatives) -> Iterator[str]:
     """Values that make the map not finite, or a channel count for nothing."""
     if not mean.first.isfinite().all():
@@ -80,6 +97,15 @@ def not_finite(layer: str, activations: Tensor, mean: Derivatives) -> Iterator[s
             f"layer: the activations of {layer} overflow when they are summed over a channel, which then counts for "
             "nothing in the attribution. Run the model in float64."
         )
+
+
+def underflow(layer: str) -> Iterator[str]:
+    """Gradients that half precision may be unable to hold."""
+    yield (
+        f"layer: the gradients of {layer} are zero for an example, and so is its attribution. Computed in float16, "
+        "they may be too small for it. Run the model in float32 or bfloat16, or let forward_func return the score "
+        "times a large number."
+    )
 
 
 def smoothing_without_effect(layer: str) -> Iterator[str]:

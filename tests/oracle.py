@@ -52,9 +52,27 @@ def inputs_seen(model: nn.Module) -> Iterator[list[tuple[Any, ...]]]:
         handle.remove()
 
 
+def copies_seen(seen: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The arguments of the passes with noise, without what shows whether copies influence one another.
+
+    That is the last example without noise behind the copies of the first shared pass, and for a model that gives it
+    other scores there, a second pass without noise.
+    """
+    clean, *passes = seen
+    shared = next((number for number, args in enumerate(passes) if len(args[0]) > len(clean[0])), None)
+    if shared is None:
+        return passes
+    assert torch.equal(passes[shared][0][-1], clean[0][-1])
+    copies = tuple(arg[:-1] if isinstance(arg, Tensor) and arg.dim() else arg for arg in passes[shared])
+    rest = passes[shared + 1 :]
+    if rest and torch.equal(rest[0][0], clean[0]):
+        del rest[0]
+    return [*passes[:shared], copies, *rest]
+
+
 def noisy_copies(seen: list[tuple[Any, ...]]) -> list[Tensor]:
-    """The first inputs of all passes but the first, which is the one without noise."""
-    return [args[0] for args in seen[1:]]
+    """The first inputs of the passes with noise."""
+    return [args[0] for args in copies_seen(seen)]
 
 
 def samples_of(inputs: Tensor, noisy: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -16,6 +16,7 @@ from oracle import (
     gradients_of,
     inputs_seen,
     mean_of_powers,
+    noisy_copies,
     pole_distance,
     relative_error,
 )
@@ -56,8 +57,8 @@ def smooth_map(
                 **noise if n_samples else {},
             )
         )
-    clean, *noisy = (args[0] for args in seen)
-    assert torch.equal(clean, inputs)
+    noisy = noisy_copies(seen)
+    assert torch.equal(seen[0][0], inputs)
     assert sum(map(len, noisy)) == n_samples * len(inputs)
     return attribution, noisy
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from captum.attr import LayerGradCam
@@ -122,3 +123,79 @@ def test_the_message_of_a_missing_target() -> None:
     model, _, inputs = shaped(4)
     with pytest.raises(AssertionError, match=r"target=None.*\(3, 4\)"):
         LayerGradCamPlusPlus(model, model.layer).attribute(inputs)
+
+
+@with_and_without_noise
+@pytest.mark.parametrize(
+    ("target", "same"),
+    [
+        (np.int64(2), 2),
+        (np.int64(-1), -1),
+        (np.uint8(2), 2),
+        ((np.int64(2),), 2),
+        ([np.int64(1), np.int64(0), np.int64(3)], [1, 0, 3]),
+        ([(np.int64(1),), (np.int64(0),), (3,)], [1, 0, 3]),
+        (torch.tensor(2, dtype=torch.uint8), 2),
+        (torch.tensor([1, 0, 3], dtype=torch.uint8), [1, 0, 3]),
+        (torch.tensor([1, 0, 3], dtype=torch.int16), [1, 0, 3]),
+    ],
+    ids=str,
+)
+def test_integers_of_other_libraries_and_sizes(build: Method, noise: dict[str, Any], target: Any, same: Any) -> None:
+    model, _, inputs = shaped(4)
+    method = build(model, model.layer)
+    maps = []
+    for each in (target, same):
+        torch.manual_seed(0)
+        maps.append(one(method.attribute(inputs, target=each, **noise)))
+    assert torch.equal(*maps)
+    torch.manual_seed(0)
+    assert torch.equal(one(method.attribute_targets(inputs, [target], **noise)[0]), maps[0])
+
+
+@with_and_without_noise
+@pytest.mark.parametrize("n_examples", [1, 3])
+@pytest.mark.parametrize(
+    "target",
+    [
+        4,
+        -5,
+        2**40,
+        True,
+        1.0,
+        slice(0, 1),
+        {1},
+        (),
+        [],
+        ["cat"],
+        [True],
+        [-1],
+        [4],
+        [1.0],
+        [None],
+        torch.tensor([1.0]),
+        torch.tensor([True]),
+        torch.tensor([4]),
+        torch.tensor([]),
+        np.array([1]),
+    ],
+    ids=str,
+)
+def test_what_captum_refuses(build: Method, noise: dict[str, Any], target: Any, n_examples: int) -> None:
+    """With an error of the same kind."""
+    model, _, inputs = shaped(4)
+    inputs = inputs[:n_examples]
+    if isinstance(target, (list, Tensor)) and len(target):
+        target = target * n_examples if isinstance(target, list) else target.repeat(n_examples)
+    with pytest.raises((AssertionError, IndexError, RuntimeError)) as theirs:
+        LayerGradCam(model, model.layer).attribute(inputs, target=target)
+    with unchanged(model, inputs), pytest.raises(theirs.type):
+        build(model, model.layer).attribute(inputs, target=target, **noise)
+
+
+@with_and_without_noise
+@pytest.mark.parametrize("target", [[1, -1, 2], [1, 4, 2], torch.tensor([1, 4, 2])], ids=str)
+def test_a_target_of_an_example_that_is_no_class_is_named(build: Method, noise: dict[str, Any], target: Any) -> None:
+    model, _, inputs = shaped(4)
+    with pytest.raises(RuntimeError, match=r"^target: (-1|4) is out of range; .* 0 to 3"):
+        build(model, model.layer).attribute(inputs, target=target, **noise)

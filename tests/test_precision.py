@@ -233,3 +233,23 @@ def test_activations_whose_sum_overflows_are_said(n_samples: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert attribute(torch.float64).isfinite().all()
+
+
+@pytest.mark.parametrize("n_samples", [0, 3])
+def test_gradients_that_are_too_small_for_float16_are_said(n_samples: int) -> None:
+    """The map is blank then, and that of float32 is not."""
+    plain = cut_model(dtype=torch.float16)
+    half = CutModel(plain.below, plain.layer, nn.Sequential(*plain.above, Scaled(nn.Identity(), 1e-9)))  # type: ignore[misc]
+    inputs, options = cut_inputs(dtype=torch.float16), noise(n_samples)
+    with pytest.warns(UserWarning, match=r"^layer: the gradients of 'layer' .* zero for an example.* float16"):
+        attribution = one(method_for(n_samples)(half, "layer").attribute(inputs, TARGETS, **options))
+    assert not attribution.any()
+    single = one(method_for(n_samples)(half.float(), "layer").attribute(inputs.float(), TARGETS, **options))
+    assert single.any()
+
+
+def test_a_blank_map_of_float32_is_not_said_to_be_too_small() -> None:
+    """Warnings are errors in the tests."""
+    model = cut_model(dtype=torch.float32)
+    blank = CutModel(model.below, model.layer, nn.Sequential(*model.above, Scaled(nn.Identity(), 0.0)))  # type: ignore[misc]
+    assert not one(LayerGradCamPlusPlus(blank, "layer").attribute(cut_inputs(dtype=torch.float32), TARGETS)).any()
