@@ -126,15 +126,28 @@ def _named(value: Any, names: Iterable[str]) -> Iterator[Any]:
         current = pending.pop()
         if not isinstance(current, (ModuleType, type)):
             yield current
-        elif id(current) not in seen and current.__name__.partition(".")[0] not in _LIBRARIES:
+        elif id(current) not in seen and not _in_library(current):
             seen.add(id(current))
             scopes = current.__mro__ if isinstance(current, type) else (current,)
             pending += [vars(scope)[name] for scope in scopes for name in names if name in vars(scope)]
 
 
+def _of_method(method: MethodType) -> Iterator[Any]:
+    """The object that a method belongs to and the method itself; of a class, what the method names of it."""
+    yield from (method.__self__, method.__func__)
+    if isinstance(method.__self__, type) and isinstance(method.__func__, FunctionType):
+        yield from _named(method.__self__, dict.fromkeys(_names_in(method.__func__.__code__)))
+
+
+def _in_library(value: ModuleType | type) -> bool:
+    """Whether a Python module or a class belongs to a library that has no models of the user."""
+    name: str = value.__module__ if isinstance(value, type) else value.__name__
+    return name.partition(".")[0] in _LIBRARIES
+
+
 def _of_instance(value: Any) -> Iterator[Any]:
     """The attributes of an object, and the methods that may use others."""
-    kinds = [kind for kind in type(value).__mro__ if kind.__module__.partition(".")[0] not in _LIBRARIES]
+    kinds = [kind for kind in type(value).__mro__ if not _in_library(kind)]
     for kind in type(value).__mro__:
         for member in vars(kind).values():
             if isinstance(member, MemberDescriptorType):  # of __slots__
@@ -153,7 +166,7 @@ def _of_instance(value: Any) -> Iterator[Any]:
 _PARTS: list[tuple[Any, Callable[[Any], Iterable[Any]]]] = [
     (Module, _unregistered),
     (FunctionType, _of_function),
-    (MethodType, lambda method: (method.__self__, method.__func__)),
+    (MethodType, _of_method),
     ((BuiltinMethodType, MethodWrapperType), lambda method: (method.__self__,)),
     ((staticmethod, classmethod), lambda method: (method.__func__,)),
     (functools.partial, lambda partial: (partial.func, *partial.args, *partial.keywords.values())),
