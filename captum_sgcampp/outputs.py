@@ -22,12 +22,16 @@ def require_consumed(output: object) -> None:
             "forward_func: returned a generator, so its layers run only when that is consumed. Return a tensor, as in "
             "forward_func=lambda *args: next(model(*args))."
         )
-    if inspect.iscoroutine(output) or inspect.isasyncgen(output):
-        if inspect.iscoroutine(output):
-            output.close()  # otherwise Python warns that it was never awaited
+    if inspect.iscoroutine(output):
+        output.close()  # otherwise Python warns that it was never awaited
         raise TypeError(
             "forward_func: returned a coroutine, so its layers run only when that is awaited. Return a tensor, as in "
             "forward_func=lambda *args: asyncio.run(model(*args))."
+        )
+    if inspect.isasyncgen(output):
+        raise TypeError(
+            "forward_func: returned an asynchronous generator, so its layers run only when that is consumed. Return a "
+            "tensor."
         )
 
 
