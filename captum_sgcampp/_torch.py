@@ -62,11 +62,15 @@ def base_of(tensor: Tensor) -> Tensor:
 
 
 def refuses_saved_tensors_hooks(error: BaseException) -> bool:
-    """Whether torch raised an error because hooks on saved tensors are disabled, as inside torch.func."""
+    """Whether torch raised an error because of hooks on saved tensors.
+
+    It does so where they are disabled, as inside torch.func, and where a saved tensor is to get others of its own.
+    """
     traceback = error.__traceback__
     while traceback and traceback.tb_next:
         traceback = traceback.tb_next
-    return traceback is not None and traceback.tb_frame.f_code in _REFUSALS
+    is_refusal = traceback is not None and traceback.tb_frame.f_code in _REFUSALS
+    return is_refusal or "saved tensor whose hooks have already been set" in str(error)
 
 
 _DISABLE: Any = disable_saved_tensors_hooks.__wrapped__  # type: ignore[attr-defined]

@@ -21,12 +21,12 @@ from captum_sgcampp._captum import (
     _sort_key_list,
 )
 from captum_sgcampp._torch import refuses_saved_tensors_hooks, weights_are_cached
-from captum_sgcampp.buffers import BuffersInTraining
 from captum_sgcampp.closures import modules_of
 from captum_sgcampp.concessions import Concession, ConcessionNeeded, chain_of
 from captum_sgcampp.layer_capture import Captured, LayerCapture
 from captum_sgcampp.layers import layer_name
 from captum_sgcampp.outputs import require_consumed, require_scores
+from captum_sgcampp.pass_state import PassState
 from captum_sgcampp.saved_tensors import DiscardedError, SavedTensors
 from captum_sgcampp.unreached_layers import reason
 
@@ -141,13 +141,16 @@ class LayerProbe:
         self._concessions: set[Concession] = {Concession.NO_HOOKS} if keep_graph or weights_are_cached() else set()
         self._copies_are_verified = False
 
-    def restorable(self) -> Callable[[], None]:
-        """Remembers what a pass changes in a model in training mode, and returns a function that puts it back.
+    def restorable(self, inputs: tuple[Tensor, ...]) -> Callable[[], None]:
+        """Remembers what a pass changes, and returns a function that undoes it, before the model runs again.
 
-        These are the buffers, such as the running statistics of batch normalization. In evaluation mode it costs
-        nothing.
+        These are the buffers of modules in training mode, such as the running statistics of batch normalization, and
+        the state of torch's random numbers.
+
+        Args:
+            inputs: The inputs of the pass.
         """
-        return BuffersInTraining(self._modules).restore
+        return PassState(self._modules, inputs).restore
 
     def run(
         self,
@@ -173,7 +176,7 @@ class LayerProbe:
             TypeError: The model does not return a tensor, or a layer has something other than floating-point tensors.
         """
         while True:
-            restore = self.restorable()
+            restore = self.restorable(inputs)
             try:
                 return self._run(inputs, forward_args, compute, with_activations)
             except ConcessionNeeded as needed:
@@ -245,9 +248,8 @@ class LayerProbe:
 
     def _plain_output(self, capture: LayerCapture, inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]) -> Tensor:
         """What the model returns where the layers' views are not copied."""
-        devices = {tensor.device.index for tensor in inputs if tensor.is_cuda}
-        restore = self.restorable()
-        with capture.paused(), torch.random.fork_rng(devices):
+        restore = self.restorable(inputs)
+        with capture.paused():
             output: Tensor = self._read_scores(_call(self._forward_func, inputs, forward_args)).detach()
         restore()
         return output

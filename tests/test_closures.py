@@ -402,7 +402,7 @@ class Keeps(nn.Module):
 def test_what_is_computed_from_weights_in_several_steps_and_kept_is_said(noise: dict[str, Any]) -> None:
     """The limit that docs/reference.md names, and the ways out that the message does."""
     for ways_out in (lambda keeps: keeps(cut_inputs()), lambda keeps: setattr(keeps, "kept", None)):
-        cut, keeps = cut_model(), seeded(Keeps).double()
+        cut, keeps = cut_model(smooth=True), seeded(Keeps).double()
         cut.below = nn.Sequential(keeps, cut.below)
         if ways_out(keeps) is not None:  # once before
             method_for(noise)(cut, "layer").attribute(cut_inputs(), TARGETS, **noise)

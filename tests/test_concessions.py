@@ -329,6 +329,39 @@ def test_an_error_of_the_models_own_after_it_has_caught_our_signal_is_raised() -
     assert len(seen) == 1
 
 
+class RegistersHooks(CutModel):
+    """Has hooks of its own on a tensor that autograd has saved."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.below(inputs).exp()
+        saved: Any = features.grad_fn
+        saved._raw_saved_result.register_hooks(lambda tensor: tensor, lambda tensor: tensor)
+        scores: Tensor = self.above(self.layer(features.tanh()))
+        return scores
+
+
+class RefusedAndRaised(CutModel):
+    """Uses torch.func, and says so in an error of its own where that fails."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        try:
+            factor = torch.func.grad(lambda x: (x * inputs).sum())(torch.ones((), dtype=inputs.dtype))
+        except RuntimeError as error:
+            raise ValueError("the model cannot use torch.func") from error
+        scores: Tensor = self.above(self.layer(self.below(inputs * 0 + factor.sin())))
+        return scores
+
+
+@pytest.mark.parametrize("kind", [RegistersHooks, RefusedAndRaised])
+def test_models_that_work_without_our_hooks_only(kind: type[CutModel]) -> None:
+    cut = cut_model()
+    model = kind(cut.below, cut.layer, cut.above)
+    model(cut_inputs())
+    with inputs_seen(model) as seen:
+        assert attribute(model, model.layer).any()
+    assert len(seen) == 2
+
+
 # --- how often -------------------------------------------------------------------------------------------------------
 
 
@@ -413,6 +446,30 @@ def test_a_repeated_pass_updates_running_statistics_once(around: Callable[[nn.Mo
         once(images())
         assert torch.equal(model.norm.running_mean, once.norm.running_mean)
         assert torch.equal(model.norm.running_var, once.norm.running_var)
+
+
+@pytest.mark.filterwarnings("ignore:forward_func. the model is in training mode")
+def test_a_repeated_pass_draws_the_random_numbers_of_the_first() -> None:
+    """So that they, and what follows from them, are those of one pass, as with Captum."""
+    drawn: list[Tensor] = []
+
+    class Drops(nn.Module):
+        def forward(self, values: Tensor) -> Tensor:
+            drawn.append(torch.rand(3))
+            return nn.functional.dropout(values, 0.5, self.training)
+
+    model: NeedsMuch = seeded(NeedsMuch).double().train()
+    model.head = nn.Sequential(Drops(), model.head)  # type: ignore[assignment]
+    torch.manual_seed(7)
+    attribution = attribute(model, model.layer, 0, images())
+    after = torch.rand(3)
+    assert len(drawn) == 3
+    assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
+    torch.manual_seed(7)
+    assert torch.equal(torch.rand(3), drawn[0])
+    nn.functional.dropout(torch.ones(3, 48, dtype=torch.float64), 0.5)
+    assert torch.equal(torch.rand(3), after)
+    assert attribution.any()
 
 
 # --- the parts -------------------------------------------------------------------------------------------------------
