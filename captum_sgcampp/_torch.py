@@ -78,6 +78,11 @@ _REFUSALS = {_DISABLE.__code__, saved_tensors_hooks.__enter__.__code__}
 """The functions that raise it: on disabling hooks that are set, or on setting hooks that are disabled."""
 
 
+def is_batched(tensor: Tensor) -> bool:
+    """Whether a tensor is one of `torch.func.vmap`, which stands for several."""
+    return bool(torch._C._functorch.is_batchedtensor(tensor))
+
+
 def in_reentrant_checkpoint() -> bool:
     """Whether the current function is called from a checkpoint that records nothing of what it runs."""
     checkpoint: Any = sys.modules.get("torch.utils.checkpoint")

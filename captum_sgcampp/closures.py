@@ -2,10 +2,12 @@
 
 import functools
 import sys
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from contextvars import ContextVar
 from itertools import islice
 from types import (
     BuiltinMethodType,
@@ -172,6 +174,8 @@ _PARTS: list[tuple[Any, Callable[[Any], Iterable[Any]]]] = [
     (functools.partial, lambda partial: (partial.func, *partial.args, *partial.keywords.values())),
     ((list, tuple, set, frozenset, deque), lambda values: _builtin(values).__iter__(values)),
     ((dict, MappingProxyType), lambda values: _builtin(values).values(values)),
+    (ContextVar, lambda variable: (variable.get(),)),
+    (threading.local, lambda own: threading.local.__getattribute__(own, "__dict__").values()),
     (weakref.ref, lambda reference: (weakref.ref.__call__(reference),)),
     ((ModuleType, type), lambda _: ()),  # they have too much, and functions name what they use of it
     (object, _of_instance),

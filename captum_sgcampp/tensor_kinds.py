@@ -5,10 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from captum_sgcampp._torch import is_batched
+
 _KINDS: list[tuple[Callable[[Tensor], bool], str]] = [
     # Subclasses come first, because they may refuse to tell anything else.
     (lambda tensor: _is_a(tensor, "torch.masked", "MaskedTensor"), "a masked tensor (get_data() is a plain one)"),
     (lambda tensor: _is_a(tensor, "torch.distributed", "DTensor"), "a DTensor (full_tensor() is a plain one)"),
+    (is_batched, "a tensor within torch.func.vmap (a model that is given the whole batch has plain ones)"),
     (lambda tensor: tensor.is_nested, "a nested tensor (to_padded_tensor(0.0) is a plain one)"),
     (lambda tensor: tensor.is_quantized, "a quantized tensor, {dtype} (the model before quantization has gradients)"),
     (lambda tensor: tensor.layout != torch.strided, "a tensor of layout {layout} (to_dense() is a plain one)"),

@@ -2,9 +2,11 @@
 
 import functools
 import sys
+import threading
 import weakref
 from collections import OrderedDict, UserDict, deque, namedtuple
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any, NoReturn
@@ -20,6 +22,8 @@ from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
 from captum_sgcampp.closures import modules_of
 
 MODEL = nn.Sequential(nn.Identity())
+OWN = threading.local()
+OWN.model = MODEL
 HOLDER = SimpleNamespace(model=MODEL)
 LIBRARY: Any = ModuleType("library")
 LIBRARY.inner = ModuleType("library.inner")
@@ -214,6 +218,8 @@ FUNCTIONS: dict[str, Any] = {
     "deque": closed(deque([MODEL])),
     "proxy": closed(MappingProxyType({"a": MODEL})),
     "weak reference": closed(weakref.ref(MODEL)),
+    "context variable": closed(ContextVar("variable", default=MODEL)),
+    "thread's own": closed(OWN),
     "item": {"a": MODEL}.__getitem__,
     "modules in a module": nn.Sequential(MODEL),
 }

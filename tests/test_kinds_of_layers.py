@@ -320,6 +320,8 @@ def distributed(tensor: Tensor) -> Any:
     """A tensor of one process."""
     dist = pytest.importorskip("torch.distributed")
     tensors = pytest.importorskip("torch.distributed.tensor")
+    if not hasattr(tensors, "DTensor"):
+        pytest.skip("this release of torch has it elsewhere")
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         return tensors.DTensor.from_local(tensor, tensors.init_device_mesh("cpu", (1,)))
@@ -382,6 +384,18 @@ def test_tensors_without_gradients_are_refused_by_name(kind: str, to_input: bool
     model, inputs = Aside(convert, caught), images(dtype=torch.float32)
     with unchanged(model, inputs), pytest.raises(TypeError, match=rf"layer: 'layer' \(Identity\) .*{words}"):
         LayerGradCamPlusPlus(model, "layer").attribute(inputs, 1, attribute_to_layer_input=to_input)
+
+
+def test_a_layer_within_vmap_is_refused() -> None:
+    """There, its tensor is that of one example and stands for several."""
+    model, inputs = cut_model(), cut_inputs()
+
+    def forward(batch: Tensor) -> Tensor:
+        scores: Tensor = torch.func.vmap(lambda image: model(image[None])[0])(batch)
+        return scores
+
+    with unchanged(model, inputs), pytest.raises(TypeError, match=r"a tensor within torch\.func\.vmap"):
+        LayerGradCamPlusPlus(forward, model.layer).attribute(inputs, 1)
 
 
 def test_a_refusal_that_the_model_catches_is_raised_at_the_end_in_other_cases_too() -> None:
