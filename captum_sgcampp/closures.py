@@ -29,7 +29,7 @@ _MOST_OBJECTS = 5_000
 _DEEPEST = 12
 """How many steps away from the function they may be."""
 _OF_EVERY_MODULE = frozenset(vars(Module()))
-_LIBRARIES = frozenset({"torch", "numpy", "captum", "captum_sgcampp"}) | sys.stdlib_module_names
+_LIBRARIES = frozenset({"torch", "numpy", "captum"}) | sys.stdlib_module_names
 """Where functions have no models of their own."""
 _WITHOUT_PARTS = (str, bytes, int, float, complex, bool, type(None), Tensor, CodeType)
 

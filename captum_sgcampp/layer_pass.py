@@ -1,8 +1,8 @@
 """One pass through the model: its scores, the layers' activations, and the gradients between the two."""
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.nn import Module, MultiheadAttention
-from torch.overrides import TorchFunctionMode
 
 from captum_sgcampp._captum import (
     TargetType,
@@ -28,6 +27,7 @@ from captum_sgcampp.layers import layer_name
 from captum_sgcampp.outputs import require_consumed, require_scores
 from captum_sgcampp.pass_state import PassState
 from captum_sgcampp.saved_tensors import DiscardedError, SavedTensors
+from captum_sgcampp.unfused import unfused
 from captum_sgcampp.unreached_layers import reason
 
 Result = TypeVar("Result")
@@ -207,9 +207,10 @@ class LayerProbe:
         with torch.inference_mode(False), torch.enable_grad():
             try:
                 with capture.hooks():  # also during gradients: a checkpoint then runs layers again
-                    with saved.while_the_model_runs() if saved else nullcontext(), _unfused(self._attention):
-                        output = self._output(capture, inputs, forward_args)
-                    _require_nothing(saved)
+                    with saved.while_the_model_runs() if saved else nullcontext(), unfused(self._attention):
+                        plain, returned = self._outputs(capture, inputs, forward_args)
+                    _require_nothing(saved)  # before anything is made of what a model does that has caught the signal
+                    output = self._checked(capture, plain, returned)
                     result = compute(LayerPass(output, self._layer_tensors(capture)))
                     _require_nothing(saved)
                     return result
@@ -224,34 +225,35 @@ class LayerProbe:
                 if saved:
                     saved.close()
 
-    def _output(self, capture: LayerCapture, inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]) -> Tensor:
-        """Calls the model, and raises if layers do not run or it writes into captured views."""
-        verify = Concession.COPY_VIEWS in self._concessions and not self._copies_are_verified
-        plain = self._plain_output(capture, inputs, forward_args) if verify else None
+    def _outputs(
+        self, capture: LayerCapture, inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]
+    ) -> tuple[Tensor | None, Any]:
+        """Calls the model, where views are copied first without, to compare, until they have been found to be right."""
+        plain = None
+        if Concession.COPY_VIEWS in self._concessions and not self._copies_are_verified:
+            restore = self.restorable(inputs)
+            with capture.paused():
+                plain = self._read_scores(_call(self._forward_func, inputs, forward_args)).detach()
+            restore()
         try:
-            returned = _call(self._forward_func, inputs, forward_args)
+            return plain, _call(self._forward_func, inputs, forward_args)
         except RuntimeError as error:
             layer = capture.attached_view()
             if layer and "in-place operation" in str(error):
                 raise _written_view(layer) from error
             raise
+
+    def _checked(self, capture: LayerCapture, plain: Tensor | None, returned: Any) -> Tensor:
+        """The scores in what the model returned. Raises if layers did not run, or it has written into their views."""
         capture.require_accepted()
         require_consumed(returned)
-        returned = self._read_scores(returned)
+        scores = self._read_scores(returned)
         self._require_runs(capture)
-        output = require_scores(returned)
+        output = require_scores(scores)
         layer = capture.written_view()
         if layer or (plain is not None and not _equal_up_to_rounding(output, plain)):
             raise _written_view(layer or next(iter(self._layers.values())))
         self._copies_are_verified = Concession.COPY_VIEWS in self._concessions
-        return output
-
-    def _plain_output(self, capture: LayerCapture, inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]) -> Tensor:
-        """What the model returns where the layers' views are not copied."""
-        restore = self.restorable(inputs)
-        with capture.paused():
-            output: Tensor = self._read_scores(_call(self._forward_func, inputs, forward_args)).detach()
-        restore()
         return output
 
     def _require_runs(self, capture: LayerCapture) -> None:
@@ -346,20 +348,3 @@ def _equal_up_to_rounding(output: Tensor, plain: Tensor) -> bool:
         return False
     difference, size = (output - plain)[finite].abs(), plain[finite].abs()
     return not size.numel() or bool(difference.max() <= 64 * torch.finfo(plain.dtype).eps * size.max())
-
-
-def _unfused(attention: Iterable[MultiheadAttention]) -> AbstractContextManager[object]:
-    """Keeps frozen nn.MultiheadAttention and nn.TransformerEncoder off their fused path, in this thread only.
-
-    The fused path skips inner layers and treats padded positions differently. These modules avoid it if torch's
-    functions are overridden, even by overrides without effect.
-    """
-    frozen = any(not any(weight.requires_grad for weight in module.parameters()) for module in attention)
-    return _Overridden() if frozen else nullcontext()
-
-
-class _Overridden(TorchFunctionMode):
-    """Overrides torch's functions without effect."""
-
-    def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return function(*args, **(kwargs or {}))

@@ -303,6 +303,26 @@ def test_a_model_that_catches_everything_runs_again_all_the_same() -> None:
     assert relative_error(attribution, twins_map()) < 1e-12
 
 
+@pytest.mark.parametrize("returned", ["scores", "nothing"])
+def test_what_a_model_does_that_has_caught_our_signal_is_not_judged(returned: str) -> None:
+    """Such as that its layer does not run, or that it returns something else."""
+
+    class GivesUp(Catches):
+        def forward(self, inputs: Tensor) -> Any:
+            try:
+                point = inputs.tanh().detach().requires_grad_()
+                torch.autograd.grad(point.sin().tanh().sum(), point)
+                return super().forward(inputs)
+            except BaseException:
+                self.n_caught += 1
+                return inputs.flatten(1)[:, :CLASSES] if returned == "scores" else None
+
+    cut = cut_model()
+    model = GivesUp(cut.below, cut.layer, cut.above)
+    assert relative_error(attribute(model, model.layer), twins_map()) < 1e-12
+    assert model.n_caught == 1
+
+
 @pytest.mark.parametrize("where", ["then", "finally_"])
 def test_an_error_that_follows_from_our_signal_is_no_error_of_the_model(where: str) -> None:
     def fails() -> None:
