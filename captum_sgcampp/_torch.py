@@ -1,5 +1,6 @@
 """Torch's private API. No other file uses it, so a new release of torch affects only this one."""
 
+import inspect
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,24 @@ def preserved_version(tensor: Tensor) -> Iterator[None]:
         yield
 
 
+def version_counter(tensor: Tensor) -> Tensor:
+    """A tensor that has the version of another one, now and later, but none of its memory if that can be avoided."""
+    counter = tensor.detach()
+    if type(counter) is Tensor and counter.layout == torch.strided:
+        counter.data = counter.new_empty(0)
+    return counter
+
+
+def modified_in_place(tensor: Tensor, version: int, expected: int) -> RuntimeError:
+    """Torch's own error for a saved tensor that has been written to, in torch's own words."""
+    return RuntimeError(
+        "one of the variables needed for gradient computation has been modified by an inplace operation: "
+        f"[{tensor.type()} {list(tensor.shape)}] is at version {version}; expected version {expected} instead. Hint: "
+        "enable anomaly detection to find the operation that failed to compute its gradient, with "
+        "torch.autograd.set_detect_anomaly(True)."
+    )
+
+
 def is_view(tensor: Tensor) -> bool:
     """Whether autograd treats a tensor as a view of another one."""
     return tensor._is_view()
@@ -46,16 +65,36 @@ def base_of(tensor: Tensor) -> Tensor:
 
 
 def refuses_saved_tensors_hooks(error: BaseException) -> bool:
-    """Whether torch raised an error because hooks on saved tensors are disabled, as inside torch.func."""
+    """Whether torch raised an error because of hooks on saved tensors.
+
+    It does so where they are disabled, as inside torch.func, and where a saved tensor is to get others of its own.
+    """
     traceback = error.__traceback__
     while traceback and traceback.tb_next:
         traceback = traceback.tb_next
-    return traceback is not None and traceback.tb_frame.f_code in _REFUSALS
+    is_refusal = traceback is not None and traceback.tb_frame.f_code in _REFUSALS
+    return is_refusal or "saved tensor whose hooks have already been set" in str(error)
 
 
 _DISABLE: Any = disable_saved_tensors_hooks.__wrapped__  # type: ignore[attr-defined]
 _REFUSALS = {_DISABLE.__code__, saved_tensors_hooks.__enter__.__code__}
 """The functions that raise it: on disabling hooks that are set, or on setting hooks that are disabled."""
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Whether a tensor is one of `torch.func.vmap`, which stands for several."""
+    return bool(torch._C._functorch.is_batchedtensor(tensor))
+
+
+def in_reentrant_checkpoint() -> bool:
+    """Whether the current function is called from a checkpoint that records nothing of what it runs."""
+    checkpoint: Any = sys.modules.get("torch.utils.checkpoint")
+    frame = inspect.currentframe()
+    while checkpoint and frame:
+        if frame.f_code is checkpoint.CheckpointFunction.forward.__code__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def is_compiled(forward_func: Callable[..., Any]) -> bool:

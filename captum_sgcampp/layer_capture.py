@@ -3,10 +3,10 @@
 import sys
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import partial
 from threading import Lock, Thread
 from typing import Any, NamedTuple
 
@@ -15,11 +15,16 @@ from torch import Tensor, device
 from torch.autograd.graph import GradientEdge
 from torch.nn import Module
 
-from captum_sgcampp._torch import gradient_edge, is_compiled, is_replica, is_view, preserved_version, version_of
-
-
-class OtherThreadError(Exception):
-    """A layer runs in a thread that is newer than the attribution, and whose runs are not captured yet."""
+from captum_sgcampp._torch import (
+    gradient_edge,
+    in_reentrant_checkpoint,
+    is_replica,
+    is_view,
+    preserved_version,
+    version_of,
+)
+from captum_sgcampp.concessions import Concession
+from captum_sgcampp.tensor_kinds import unsuitable
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +37,8 @@ class Captured:
     """The edge of the graph at which its gradient is taken. None if it cannot have a gradient."""
     unrecorded: tuple[Tensor, int] | None = None
     """The tensor itself and its version, if the model records no graph, which then lacks later in-place operations."""
+    checkpointed: bool = False
+    """Whether that is because a reentrant checkpoint surrounds the layer."""
 
     def live_edge(self) -> GradientEdge | None:
         """The edge, unless unrecorded operations have changed the tensor."""
@@ -62,7 +69,7 @@ class LayerCapture:
     with the first in-place operation on the memory that they share (see :meth:`written_view`).
 
     Hooks belong to a module and run in every thread that uses it. Runs are captured in the attributing thread, in the
-    threads of `DataParallel`, and with `other_threads` in those that the model has started since.
+    threads of `DataParallel`, and if that is conceded in those that the model has started since.
 
     Args:
         layers: The layers, each with its name for messages.
@@ -70,8 +77,8 @@ class LayerCapture:
         with_values: Keep the values, which costs a copy.
         keep_graph: Keep the values' graph.
         older_threads: The threads whose runs are never captured.
-        copy_views: Let the model continue with a copy if the layer's tensor is a view, as Captum does with all tensors.
-        other_threads: Capture runs in threads that were started since, which may not belong to the model.
+        concessions: What the pass concedes. With copies of views, the model continues with a copy if the layer's tensor
+            is a view, as Captum does with all tensors. Threads started since may not belong to the model.
         on_reached: Called when a layer is reached.
     """
 
@@ -83,21 +90,21 @@ class LayerCapture:
         with_values: bool,
         keep_graph: bool,
         older_threads: set[Thread],
-        copy_views: bool,
-        other_threads: bool,
+        concessions: Collection[Concession],
         on_reached: Callable[[], object],
     ) -> None:
         self._layers = layers
         self._attribute_to_layer_input = attribute_to_layer_input
         self._with_values = with_values
         self._keep_graph = keep_graph
-        self._copy_views = copy_views
+        self._copy_views = Concession.COPY_VIEWS in concessions
         self._on_reached = on_reached
         self._thread = threading.current_thread()
         self._lock = Lock()
         self._runs: dict[Module, list[LayerRun]] = defaultdict(list)
         self._older_threads = older_threads - {self._thread}
-        self._other_threads = other_threads
+        self._other_threads = Concession.OTHER_THREADS in concessions
+        self._refusal: Exception | None = None
         self._reached_elsewhere: set[Module] = set()
         self._reached_by_older: set[Module] = set()
         self._paused = False
@@ -131,44 +138,22 @@ class LayerCapture:
         finally:
             self._paused = False
 
-    def checked(self, forward_func: Callable[..., Any], read_scores: Callable[[Any], Any]) -> Callable[..., Tensor]:
-        """Wraps `forward_func` with the checks that are possible only after it has run.
+    def require_accepted(self) -> None:
+        """Raises the error again with which a layer's tensor was refused, in case the model has caught it."""
+        if self._refusal:
+            raise self._refusal
 
-        Args:
-            forward_func: The model.
-            read_scores: Picks the scores out of what it returns.
-        """
+    def has_run(self, layer: Module) -> bool:
+        """Whether a run of the layer was captured."""
+        return bool(self._runs[layer])
 
-        # Captum inspects the signature to find out whether the function takes arguments.
-        @wraps(forward_func, assigned=(), updated=())
-        def forward(*args: Any) -> Tensor:
-            output = read_scores(forward_func(*args))
-            for layer, name in self._layers.items():
-                if not self._runs[layer]:
-                    if layer in self._reached_elsewhere:
-                        raise OtherThreadError
-                    raise ValueError(
-                        f"layer: {name} does not run when forward_func is called with these inputs."
-                        + self._hint(layer, forward_func)
-                    )
-            if not isinstance(output, Tensor):
-                raise TypeError(
-                    f"forward_func: must return a tensor of scores, but returned {type(output).__name__}. Wrap it, as "
-                    "in forward_func=lambda *args: model(*args).logits; the layer must then be a module, not a name."
-                )
-            return output
+    def ran_in_new_thread(self, layer: Module) -> bool:
+        """Whether the layer ran in a thread that was started since."""
+        return layer in self._reached_elsewhere
 
-        return forward
-
-    def _hint(self, layer: Module, forward_func: Callable[..., Any]) -> str:
-        if layer in self._reached_by_older:
-            return " It runs in a thread that was started earlier; let the model start its threads in each call."
-        if is_compiled(forward_func):
-            return (
-                " If the model is compiled, its layers may already be inlined: attribute before the first compiled "
-                "run, or to the model before torch.compile."
-            )
-        return ""
+    def ran_in_older_thread(self, layer: Module) -> bool:
+        """Whether the layer ran in another thread that was there before."""
+        return layer in self._reached_by_older
 
     def calls(self, layer: Module) -> int:
         """The number of times that the layer ran; with DataParallel, on one device."""
@@ -210,14 +195,21 @@ class LayerCapture:
         if not self._should_capture(layer, module):
             return None
         if not args:
-            raise ValueError(
-                f"attribute_to_layer_input: layer {self._layers[layer]} is called with keyword arguments only; its "
-                "input is captured from positional ones. Attribute to its output, or to the layer before it."
+            raise self._refused(
+                ValueError(
+                    f"attribute_to_layer_input: layer {self._layers[layer]} is called with keyword arguments only; its "
+                    "input is captured from positional ones. Attribute to its output, or to the layer before it."
+                )
             )
         return self._capture_run(layer, module, args)
 
     def _after(self, layer: Module, module: Module, _args: Any, output: Any) -> Any:
         return self._capture_run(layer, module, output) if self._should_capture(layer, module) else None
+
+    def _refused(self, error: Exception) -> Exception:
+        """Remembers an error that the model may catch."""
+        self._refusal = self._refusal or error
+        return error
 
     def _should_capture(self, layer: Module, module: Module) -> bool:
         """Whether to capture a run in the current thread."""
@@ -259,18 +251,20 @@ class LayerCapture:
     def _require_tensors(self, layer: Module, tensors: Sequence[Any]) -> None:
         name = self._layers[layer]
         if not tensors:
-            raise TypeError(f"layer: {name} takes or returns an empty tuple. Choose a layer with a tensor.")
+            raise self._refused(
+                TypeError(f"layer: {name} takes or returns an empty tuple. Choose a layer with a tensor.")
+            )
         for tensor in tensors:
-            if isinstance(tensor, Tensor) and not tensor.dim():
-                raise ValueError(f"layer: {name} has shape (), where (N, C, *spatial) is needed.")
-            if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.is_nested:
-                kind = type(tensor).__name__
-                if isinstance(tensor, Tensor):
-                    kind = "a nested tensor" if tensor.is_nested else str(tensor.dtype)
-                raise TypeError(
-                    f"layer: {name} takes or returns {kind}, where attribution needs a floating-point "
-                    "tensor or a tuple of them. Choose a layer inside it."
+            kind = unsuitable(tensor)
+            if kind:
+                raise self._refused(
+                    TypeError(
+                        f"layer: {name} takes or returns {kind}, where attribution needs a floating-point "
+                        "tensor or a tuple of them. Choose a layer inside it, or before or after it."
+                    )
                 )
+            if not tensor.dim():
+                raise self._refused(ValueError(f"layer: {name} has shape (), where (N, C, *spatial) is needed."))
 
     def _capture_tensor(self, tensor: Tensor, recorded: bool) -> Captured:
         if not self._with_values:
@@ -281,7 +275,9 @@ class LayerCapture:
             return Captured(value, None)
         if not tensor.requires_grad:
             self._attach(tensor)
-        return Captured(value, gradient_edge(tensor), None if recorded else (tensor, version_of(tensor)))
+        if recorded:
+            return Captured(value, gradient_edge(tensor))
+        return Captured(value, gradient_edge(tensor), (tensor, version_of(tensor)), in_reentrant_checkpoint())
 
     def _attach(self, tensor: Tensor) -> None:
         """Adds a tensor to the graph, which it is not part of if everything below the layer is frozen.
@@ -297,6 +293,7 @@ class LayerCapture:
 
     def restore(self) -> None:
         """Removes the attached tensors from the graph."""
+        self._refusal = None  # whose traceback holds the pass
         for tensor in self._attached:
             if not is_view(tensor):
                 tensor.detach_()

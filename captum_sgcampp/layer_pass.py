@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.nn import Module, MultiheadAttention
-from torch.overrides import TorchFunctionMode
 
 from captum_sgcampp._captum import (
     TargetType,
@@ -20,10 +19,16 @@ from captum_sgcampp._captum import (
     _sort_key_list,
 )
 from captum_sgcampp._torch import refuses_saved_tensors_hooks, weights_are_cached
-from captum_sgcampp.layer_capture import Captured, LayerCapture, OtherThreadError
+from captum_sgcampp.closures import modules_of
+from captum_sgcampp.concessions import Concession, ConcessionNeeded, chain_of
+from captum_sgcampp.layer_capture import Captured, LayerCapture
 from captum_sgcampp.layers import layer_name
-from captum_sgcampp.saved_tensors import SavedTensors
+from captum_sgcampp.outputs import require_consumed, require_scores
+from captum_sgcampp.pass_state import PassState
+from captum_sgcampp.saved_tensors import DiscardedError, SavedTensors
 from captum_sgcampp.targets import select_scores
+from captum_sgcampp.unfused import unfused
+from captum_sgcampp.unreached_layers import reason
 
 Result = TypeVar("Result")
 
@@ -75,21 +80,13 @@ class LayerPass:
         options = {"allow_unused": True, **grad_kwargs}
         fill_with_zeros = options.pop("materialize_grads", False)  # torch fills them in for tensors, not for edges
         found = iter(_gradients_at(scores, edges, options))
-        zeros_on = scores.device if fill_with_zeros else None
         return [
-            tuple(_gradient_or_zeros(next(found), captured, tensor.name, zeros_on) for captured in tensor.by_device)
+            tuple(
+                _gradient_or_zeros(next(found), captured, tensor.name, scores, fill_with_zeros)
+                for captured in tensor.by_device
+            )
             for tensor in self.tensors
         ]
-
-
-class _WrittenViewError(Exception):
-    """The layer's tensor is a view, and the model writes into its memory afterwards."""
-
-    def __init__(self, layer: str) -> None:
-        super().__init__(
-            f"layer: {layer} takes or returns a view, and the model modifies its memory in place and reads it "
-            "elsewhere; the gradient of what follows would be lost. Choose the layer before or after it."
-        )
 
 
 class LayerProbe:
@@ -120,17 +117,30 @@ class LayerProbe:
         self._device_ids = device_ids
         self._attribute_to_layer_input = attribute_to_layer_input
         self._keep_graph = keep_graph
-        self._weights = (
-            [*forward_func.parameters(), *forward_func.buffers()] if isinstance(forward_func, Module) else []
-        )
+        self._roots = modules_of(forward_func)
+        self._modules = list(dict.fromkeys(module for root in self._roots for module in root.modules()))
+        self._buffers = [buffer for module in self._modules for buffer in module.buffers(recurse=False)]
+        self._attention = [module for module in self._modules if isinstance(module, MultiheadAttention)]
         self._older_threads = set(threading.enumerate())
         # What one pass finds necessary for this model is kept for the passes that follow.
-        self._without_hooks = keep_graph or weights_are_cached()
-        self._keep_all = False
-        self._keep_copies = False
-        self._copy_views = False
+        self._concessions: set[Concession] = {Concession.NO_HOOKS} if keep_graph or weights_are_cached() else set()
         self._copies_are_verified = False
-        self._other_threads = False
+
+    @property
+    def modules(self) -> list[Module]:
+        """The modules that the model may run, each by itself: not those within it."""
+        return self._modules
+
+    def restorable(self, inputs: tuple[Tensor, ...]) -> Callable[[], None]:
+        """Remembers what a pass changes, and returns a function that undoes it, before the model runs again.
+
+        These are the buffers of modules in training mode, such as the running statistics of batch normalization, and
+        the state of torch's random numbers.
+
+        Args:
+            inputs: The inputs of the pass.
+        """
+        return PassState(self._modules, inputs).restore
 
     def run(
         self,
@@ -142,8 +152,8 @@ class LayerProbe:
     ) -> Result:
         """Runs the model once, recording its graph as Captum does, and returns what `compute` returns for the pass.
 
-        If gradients need something that was not kept (see :class:`SavedTensors`), the model runs again and keeps it,
-        and `compute` is called again too.
+        If the model turns out to need a :class:`Concession`, it runs again with it, and `compute` is called again too.
+        There are at most as many repetitions as concessions. Nothing else starts one: all other errors are raised.
 
         Args:
             inputs: The inputs.
@@ -156,46 +166,14 @@ class LayerProbe:
             TypeError: The model does not return a tensor, or a layer has something other than floating-point tensors.
         """
         while True:
-            saved = None if self._without_hooks else self._saved_tensors()
+            restore = self.restorable(inputs)
             try:
-                result = self._run(inputs, forward_args, compute, with_activations, saved)
-            except _WrittenViewError as error:
-                if self._copy_views:
-                    raise ValueError(str(error)) from None
-                self._copy_views = True
-            except OtherThreadError:
-                self._other_threads = True
-            except Exception as error:
-                if saved and refuses_saved_tensors_hooks(error):
-                    self._without_hooks = True
-                elif not (saved and self._must_repeat(saved)):
-                    raise
-            else:
-                if not (saved and self._must_repeat(saved)):  # otherwise the model caught the error
-                    return result
-
-    @property
-    def modules(self):
-        return list(self._forward_func.modules()) if isinstance(self._forward_func, Module) else []
-
-    def restorable(self):
-        saved = [(b, b.detach().clone()) for m in self.modules if m.training for b in m.buffers(recurse=False)]
-
-        def undo():
-            with torch.no_grad():
-                for b, v in saved:
-                    b.copy_(v)
-
-        return undo
-
-    def _saved_tensors(self) -> SavedTensors:
-        return SavedTensors(self._weights, keep=self._keep_all, copy=self._keep_copies)
-
-    def _must_repeat(self, saved: SavedTensors) -> bool:
-        """Whether a pass needed a tensor that was discarded or overwritten. If so, the next pass keeps it."""
-        self._keep_all |= saved.missed
-        self._keep_copies |= saved.overwritten
-        return saved.missed or saved.overwritten
+                return self._run(inputs, forward_args, compute, with_activations)
+            except ConcessionNeeded as needed:
+                if needed.concession in self._concessions:
+                    raise needed.error from None
+                self._concessions.add(needed.concession)
+            restore()
 
     def _run(
         self,
@@ -203,46 +181,85 @@ class LayerProbe:
         forward_args: tuple[Any, ...],
         compute: Callable[[LayerPass], Result],
         with_activations: bool,
-        saved: SavedTensors | None,
     ) -> Result:
+        """Runs the model once, and raises a :class:`ConcessionNeeded` if the pass needs one."""
+        without_hooks = Concession.NO_HOOKS in self._concessions
+        saved = None if without_hooks else SavedTensors(self._buffers, self._concessions)
         capture = LayerCapture(
             self._layers,
             attribute_to_layer_input=self._attribute_to_layer_input,
             with_values=with_activations,
             keep_graph=self._keep_graph,
             older_threads=self._older_threads,
-            copy_views=self._copy_views,
-            other_threads=self._other_threads,
+            concessions=self._concessions,
             on_reached=saved.keep_from_here if saved else lambda: None,
         )
         with torch.inference_mode(False), torch.enable_grad():
             try:
                 with capture.hooks():  # also during gradients: a checkpoint then runs layers again
-                    with saved.hooks() if saved else nullcontext(), _unfused(self._forward_func):
-                        output = self._checked_call(capture, inputs, forward_args)
-                    return compute(LayerPass(output, self._layer_tensors(capture)))
+                    with saved.while_the_model_runs() if saved else nullcontext(), unfused(self._attention):
+                        plain, returned = self._outputs(capture, inputs, forward_args)
+                    _require_nothing(saved)  # before anything is made of what a model does that has caught the signal
+                    output = self._checked(capture, plain, returned)
+                    result = compute(LayerPass(output, self._layer_tensors(capture)))
+                    _require_nothing(saved)
+                    return result
+            except Exception as error:
+                if saved and any(map(refuses_saved_tensors_hooks, chain_of(error))):
+                    raise ConcessionNeeded(Concession.NO_HOOKS, error) from error
+                if any(isinstance(cause, (ConcessionNeeded, DiscardedError)) for cause in chain_of(error)):
+                    _require_nothing(saved)
+                raise
             finally:
                 capture.restore()
+                if saved:
+                    saved.close()
 
-    def _checked_call(self, capture: LayerCapture, inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]) -> Tensor:
-        """Calls the model, and raises if it writes into captured views."""
+    def _outputs(
+        self, capture: LayerCapture, inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]
+    ) -> tuple[Tensor | None, Any]:
+        """Calls the model, where views are copied first without, to compare, until they have been found to be right."""
         plain = None
-        if self._copy_views and not self._copies_are_verified:
-            devices = {tensor.device.index for tensor in inputs if tensor.is_cuda}
-            with capture.paused(), torch.random.fork_rng(devices):
+        if Concession.COPY_VIEWS in self._concessions and not self._copies_are_verified:
+            restore = self.restorable(inputs)
+            with capture.paused():
                 plain = self._read_scores(_call(self._forward_func, inputs, forward_args)).detach()
+            restore()
         try:
-            output: Tensor = _call(capture.checked(self._forward_func, self._read_scores), inputs, forward_args)
+            return plain, _call(self._forward_func, inputs, forward_args)
         except RuntimeError as error:
             layer = capture.attached_view()
             if layer and "in-place operation" in str(error):
-                raise _WrittenViewError(layer) from error
+                raise _written_view(layer) from error
             raise
+
+    def _checked(self, capture: LayerCapture, plain: Tensor | None, returned: Any) -> Tensor:
+        """The scores in what the model returned. Raises if layers did not run, or it has written into their views."""
+        capture.require_accepted()
+        require_consumed(returned)
+        scores = self._read_scores(returned)
+        self._require_runs(capture)
+        output = require_scores(scores)
         layer = capture.written_view()
         if layer or (plain is not None and not _equal_up_to_rounding(output, plain)):
-            raise _WrittenViewError(layer or next(iter(self._layers.values())))
-        self._copies_are_verified = self._copy_views
+            raise _written_view(layer or next(iter(self._layers.values())))
+        self._copies_are_verified = Concession.COPY_VIEWS in self._concessions
         return output
+
+    def _require_runs(self, capture: LayerCapture) -> None:
+        """Raises if a layer has not run."""
+        for layer, name in self._layers.items():
+            if capture.has_run(layer):
+                continue
+            why = (
+                " It runs in a thread that was started earlier; let the model start its threads in each call."
+                if capture.ran_in_older_thread(layer)
+                else reason(self._forward_func, self._roots)
+            )
+            error = ValueError(f"layer: {name} does not run when forward_func is called with these inputs.{why}")
+            if capture.ran_in_new_thread(layer):
+                raise ConcessionNeeded(Concession.OTHER_THREADS, error)
+            raise error
 
     def _layer_tensors(self, capture: LayerCapture) -> list[LayerTensor]:
         runs: dict[Module, Any] = {layer: capture.last_runs(layer) for layer in self._layers}
@@ -254,6 +271,22 @@ class LayerProbe:
             for layer, name in self._layers.items()
             for by_device in zip(*(runs[layer][key] for key in devices), strict=True)
         ]
+
+
+def _require_nothing(saved: SavedTensors | None) -> None:
+    """Raises if the pass needs a concession, in case the model has caught the signal."""
+    if saved and saved.needed:
+        raise ConcessionNeeded(saved.needed, DiscardedError())
+
+
+def _written_view(layer: str) -> ConcessionNeeded:
+    return ConcessionNeeded(
+        Concession.COPY_VIEWS,
+        ValueError(
+            f"layer: {layer} takes or returns a view, and the model modifies its memory in place and reads it "
+            "elsewhere; the gradient of what follows would be lost. Choose the layer before or after it."
+        ),
+    )
 
 
 def _call(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]) -> Any:
@@ -279,12 +312,18 @@ def _gradients_at(scores: Tensor, edges: Sequence[GradientEdge | None], options:
 
 
 def _gradient_or_zeros(
-    gradient: Tensor | None, captured: Captured, layer: str, zeros_on: torch.device | None
+    gradient: Tensor | None, captured: Captured, layer: str, scores: Tensor, fill_with_zeros: bool
 ) -> Tensor:
     if gradient is not None:
         return gradient
-    if zeros_on is not None:
-        return torch.zeros(captured.value.shape, dtype=captured.value.dtype, device=zeros_on)
+    if fill_with_zeros:
+        return torch.zeros(captured.value.shape, dtype=captured.value.dtype, device=scores.device)
+    if captured.checkpointed:
+        raise ValueError(
+            f"layer: the score at this target does not depend on the tensor of {layer}, because the model runs it in a "
+            "reentrant checkpoint, which does not record it. Choose a layer outside it, or call "
+            "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
+        )
     raise ValueError(
         f"layer: the score at this target does not depend on the tensor of {layer}, or the graph between the two "
         "is cut (by torch.no_grad or detach). Choose a layer that the score is computed from. If only one of a "
@@ -299,24 +338,3 @@ def _equal_up_to_rounding(output: Tensor, plain: Tensor) -> bool:
         return False
     difference, size = (output - plain)[finite].abs(), plain[finite].abs()
     return not size.numel() or bool(difference.max() <= 64 * torch.finfo(plain.dtype).eps * size.max())
-
-
-def _unfused(forward_func: Callable[..., Any]) -> AbstractContextManager[object]:
-    """Keeps frozen nn.MultiheadAttention and nn.TransformerEncoder off their fused path, in this thread only.
-
-    The fused path skips inner layers and treats padded positions differently. These modules avoid it if torch's
-    functions are overridden, even by overrides without effect.
-    """
-    modules = forward_func.modules() if isinstance(forward_func, Module) else ()
-    frozen = any(
-        isinstance(module, MultiheadAttention) and not any(weight.requires_grad for weight in module.parameters())
-        for module in modules
-    )
-    return _Overridden() if frozen else nullcontext()
-
-
-class _Overridden(TorchFunctionMode):
-    """Overrides torch's functions without effect."""
-
-    def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return function(*args, **(kwargs or {}))

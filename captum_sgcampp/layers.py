@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.nn import Conv2d, DataParallel, Module
 from torch.nn.parallel import DistributedDataParallel
 
 from captum_sgcampp._torch import weights_are_cached
+from captum_sgcampp.unreached_layers import EXPORTED, SCRIPTED
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +156,11 @@ def find_layer(forward_func: Callable[..., Any], layer: Module | str) -> Module:
                 return wrapper.get_submodule(layer)
         except AttributeError:
             continue
+        except RuntimeError as error:  # from torch.jit
+            raise ValueError(f"layer: {layer!r} cannot be taken from forward_func: {SCRIPTED}") from error
     names = {name: None for wrapper in wrappers for name, _ in wrapper.named_modules(remove_duplicate=False) if name}
-    raise ValueError(f"layer: there is no {layer!r}; the closest: {', '.join(closest(layer, names)) or 'none'}.")
+    hint = f" {EXPORTED}" if isinstance(wrappers[-1], GraphModule) else ""
+    raise ValueError(f"layer: there is no {layer!r}; the closest: {', '.join(closest(layer, names)) or 'none'}.{hint}")
 
 
 def dotted_name(forward_func: Callable[..., Any], layer: Module) -> str | None:

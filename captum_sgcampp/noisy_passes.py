@@ -97,7 +97,7 @@ class NoisyPasses(Generic[Result]):
         Returns:
             The result; or None, and why the copies must not share a pass.
         """
-        undo = self.probe.restorable()
+        undo = self.probe.restorable(self.inputs)
         beside = tuple(torch.cat([many, one[-1:]]) for many, one in zip(copies, self.inputs, strict=True))
         args = tuple(
             torch.cat([many, one[-1:]]) if isinstance(one, Tensor) else one
@@ -131,7 +131,7 @@ class NoisyPasses(Generic[Result]):
         """Whether the model returns something else in each pass, although no batch norm joins the examples."""
         if any(isinstance(module, _BatchNorm) and _joins_examples(module) for module in self.probe.modules):
             return False
-        undo = self.probe.restorable()
+        undo = self.probe.restorable(self.inputs)
         again = self.probe.run(self.inputs, self.forward_args, lambda found: found.output.detach())
         undo()
         return not equal_up_to_rounding(again, self.clean.output)

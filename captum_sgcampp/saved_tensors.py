@@ -1,20 +1,52 @@
 """Limits what autograd keeps of a forward pass: nothing that it saves before a layer is reached."""
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from enum import Enum, auto
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from captum_sgcampp._torch import base_of, version_of
+from captum_sgcampp._torch import base_of, modified_in_place, version_counter, version_of
+from captum_sgcampp.concessions import Concession, ConcessionNeeded
 
 
 class DiscardedError(RuntimeError):
-    """A backward pass needs a tensor that was discarded or overwritten.
+    """A backward pass needs a tensor that was discarded.
 
-    :class:`SavedTensors` records this, and the pass is repeated. Callers get it only if they use the graph of a
-    finished pass.
+    Callers get it only if they use the graph of a finished pass.
     """
+
+    def __init__(self, *_: object) -> None:
+        super().__init__(
+            "This backward pass goes through a forward pass run by captum_sgcampp, which kept nothing below the "
+            "layers. If the model keeps tensors between calls, clear them, or call it once before you attribute."
+        )
+
+
+class _Phase(Enum):
+    """What is going on."""
+
+    MODEL = auto()
+    """The model runs. What it differentiates meanwhile is its own affair."""
+    GRADIENTS = auto()
+    """The attribution takes its gradients."""
+    OVER = auto()
+    """The pass is over, but its graph is still there if somebody has kept it."""
+
+
+class _Kept(NamedTuple):
+    """A saved tensor."""
+
+    tensor: Tensor
+    """The tensor, or a copy."""
+    counter: Tensor
+    """Shares the version of the tensor itself, and not necessarily its memory."""
+    version: int
+    """The version that was saved."""
 
 
 class SavedTensors:
@@ -22,56 +54,81 @@ class SavedTensors:
 
     The backward pass runs from the score to the layers. What autograd saves before the first of them is reached is
     never needed, and keeping it would take most of the memory. The graph itself is recorded as usual, so nothing else
-    is affected. Parameters and buffers are kept in any case, which costs nothing: some models cache what they compute
-    from them, with its graph.
+    is affected. Parameters, buffers and other leaves of the graph are kept in any case, which costs nothing: some
+    models cache what they compute from them, with its graph.
+
+    If a discarded tensor is needed after all, a :class:`ConcessionNeeded` is raised, and noted in case the model
+    catches it. If a kept one was written to, the model gets torch's error for its own gradients, and only those of
+    the attribution raise a :class:`ConcessionNeeded`.
 
     Args:
-        weights: The parameters and buffers of the model.
-        keep: Keep everything.
-        copy: Keep copies, so that later in-place operations do not matter.
+        buffers: The buffers of the model.
+        concessions: What the pass concedes.
 
     Attributes:
-        missed: Whether a discarded tensor turned out to be needed: the model takes gradients of its own below the
-            layers, or a checkpoint surrounds them. The pass must be repeated with everything kept.
-        overwritten: Whether a kept tensor has been written to since, as by models made only for inference. The pass
-            must be repeated with copies.
+        needed: The first concession that turned out to be needed.
     """
 
-    def __init__(self, weights: Iterable[Tensor] = (), *, keep: bool = False, copy: bool = False) -> None:
-        self.missed = False
-        self.overwritten = False
-        self._weights = frozenset(map(id, weights))
-        self._keep = keep
-        self._copy = copy
+    def __init__(self, buffers: Iterable[Tensor] = (), concessions: Collection[Concession] = ()) -> None:
+        self.needed: Concession | None = None
+        self._buffers = frozenset(map(id, buffers))
+        self._keep = Concession.KEEP_ALL in concessions
+        self._copy = Concession.KEEP_COPIES in concessions
+        self._phase = _Phase.MODEL
+        self._thread = threading.current_thread()
 
     def keep_from_here(self) -> None:
         """Keeps everything that is saved from now on."""
         self._keep = True
 
-    def hooks(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def while_the_model_runs(self) -> Iterator[None]:
         """A context in which these decisions apply to the current thread; other threads keep everything."""
-        return torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
+            yield
+        self._phase = _Phase.GRADIENTS
 
-    def _pack(self, tensor: Tensor) -> tuple[Tensor, int] | None:
-        if not self._keep and id(base_of(tensor)) not in self._weights:
+    def close(self) -> None:
+        """Ends the pass."""
+        self._phase = _Phase.OVER
+
+    def _pack(self, tensor: Tensor) -> _Kept | None:
+        if not (self._keep or self._is_held_anyway(base_of(tensor))):
             return None
         # Detached, because a tensor held by its own graph would never be freed.
-        kept = tensor.detach().clone() if self._copy and self._keep else tensor.detach()
-        return kept, version_of(kept)
+        if self._copy:
+            return _Kept(tensor.detach().clone(), version_counter(tensor), version_of(tensor))
+        kept = tensor.detach()
+        return _Kept(kept, kept, version_of(kept))
 
-    def _unpack(self, saved: tuple[Tensor, int] | None) -> Tensor:
+    def _is_held_anyway(self, base: Tensor) -> bool:
+        """Whether a tensor is a parameter, a buffer or a leaf that gradients are taken at."""
+        return (base.is_leaf and base.requires_grad) or id(base) in self._buffers or isinstance(base, Parameter)
+
+    def _unpack(self, saved: _Kept | None) -> Tensor:
         if saved is None:
-            self.missed = True
-            raise DiscardedError(
-                "This backward pass goes through a forward pass run by captum_sgcampp, which kept nothing below the "
-                "layers. If the model keeps tensors between calls, clear them, or call it once before you "
-                "attribute."
-            )
-        tensor, version = saved
-        if version_of(tensor) != version:  # torch does not check this if hooks are set
-            self.overwritten = True
-            raise DiscardedError(
-                "One of the variables needed for gradient computation has been modified by an inplace operation: a "
-                f"tensor of shape {tuple(tensor.shape)} is at version {version_of(tensor)}; expected version {version}."
-            )
-        return tensor
+            raise self._missing(Concession.KEEP_ALL, DiscardedError())
+        version = version_of(saved.counter)
+        if version != saved.version:  # torch does not check this if hooks are set
+            error = modified_in_place(saved.tensor, version, saved.version)
+            if self._phase is not _Phase.GRADIENTS:
+                raise error
+            if not self._copy:
+                raise self._missing(Concession.KEEP_COPIES, error)
+        return saved.tensor
+
+    def _missing(self, concession: Concession, error: RuntimeError) -> BaseException:
+        """What to raise where a concession is needed: after the pass it comes too late."""
+        if self._phase is _Phase.OVER:
+            return error
+        self.needed = self.needed or concession
+        return ConcessionNeeded(concession, error) if _passes_on(self._thread) else error
+
+
+def _passes_on(attributing: threading.Thread) -> bool:
+    """Whether the current thread passes every exception on to the attributing one.
+
+    Autograd's own threads do so. Those of a model, such as DataParallel's, may do so for an `Exception` alone.
+    """
+    current = threading.current_thread()
+    return current is attributing or isinstance(current, threading._DummyThread)  # noqa: SLF001

@@ -30,6 +30,14 @@ def select_scores(output: Tensor, target: TargetType) -> Tensor:
     _require_classes(output, target)
     try:
         scores: Tensor = _select_targets(output, target)
+    except AssertionError as error:
+        if output.dim() > 1:
+            raise
+        raise AssertionError(
+            f"{error} A target chooses among the classes, the second dimension of (N, classes), and forward_func "
+            "returned one only. If it has one score for each example, leave the target out; if squeeze() removed "
+            "the dimension of a single example, write squeeze(1) or flatten(1)."
+        ) from None
     except RuntimeError as error:
         raise RuntimeError(
             f"target: {target!r} does not select a score for each row of an output of shape {tuple(output.shape)}: "

@@ -486,11 +486,12 @@ def test_noise_is_refused_for_inputs_not_of_floating_point(dtype: torch.dtype) -
 
 def test_integers_of_other_kinds() -> None:
     model, inputs = cut_model(), cut_inputs()
+    one_of_numpys: Any = np.int64(1)
     with inputs_seen(model) as seen:
         LayerSmoothGradCAMpp(model, model.layer).attribute(
-            inputs, target=1, n_samples=np.int64(2), n_samples_batch_size=np.int64(1)
+            inputs, target=1, n_samples=one_of_numpys, n_samples_batch_size=one_of_numpys
         )
-    assert len(seen) == 3
+    assert len(seen) == 2
 
 
 def test_a_function_that_joins_the_copies_is_refused() -> None:

@@ -119,7 +119,7 @@ def test_the_map_is_that_of_the_paper(part: Callable[[int], nn.Module]) -> None:
 
 @pytest.mark.parametrize("source", ["powers", "exp", "autograd"])
 @pytest.mark.parametrize("layers", [["layer"], ["layer", "below"]])
-def test_every_source_and_several_layers_and_targets(source: str, layers: list[str]) -> None:
+def test_every_source_and_several_layers_and_targets(source: str, layers: list[nn.Module | str]) -> None:
     model, inputs = with_part(lambda: nn.BatchNorm2d(4, track_running_stats=False)), cut_inputs(examples=2)
     method = LayerSmoothGradCAMpp(model, layers, derivatives=source)
     options: dict[str, Any] = {"n_samples": 4, "stdevs": 0.3}

@@ -1,0 +1,52 @@
+"""What a pass through a model changes, and how to undo it before the model runs again."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+
+class _Buffer(NamedTuple):
+    module: Module
+    name: str
+    tensor: Tensor
+    value: Tensor
+
+
+class PassState:
+    """The buffers of all modules in training mode, such as running statistics, and the state of torch's random numbers.
+
+    For modules in evaluation mode nothing is copied.
+
+    Args:
+        modules: The modules, each by itself: not those within it.
+        inputs: The inputs, which tell whose random numbers the model may draw: besides the CPU's those of their GPUs.
+    """
+
+    def __init__(self, modules: Iterable[Module], inputs: Iterable[Tensor]) -> None:
+        self._buffers = [
+            _Buffer(module, name, tensor, tensor.detach().clone())
+            for module in modules
+            if module.training
+            for name, tensor in module.named_buffers(recurse=False)
+            if not tensor.is_inference()  # which cannot be written to
+        ]
+        self._random = torch.get_rng_state()
+        self._random_of_gpus = {
+            device: torch.cuda.get_rng_state(device)
+            for device in {tensor.device for tensor in inputs if tensor.is_cuda}
+        }
+
+    def restore(self) -> None:
+        """Puts everything back."""
+        with torch.no_grad():
+            for module, name, tensor, value in self._buffers:
+                if getattr(module, name) is not tensor:
+                    setattr(module, name, tensor)
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)
+        torch.set_rng_state(self._random)
+        for device, state in self._random_of_gpus.items():
+            torch.cuda.set_rng_state(state, device)
