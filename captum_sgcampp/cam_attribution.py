@@ -21,6 +21,7 @@ from captum_sgcampp.layer_pass import LayerProbe
 from captum_sgcampp.layer_view import LayerView
 from captum_sgcampp.layers import find_layer
 from captum_sgcampp.noise import Noise
+from captum_sgcampp.reshape import for_inputs
 from captum_sgcampp.selection import Selection
 from captum_sgcampp.sources import SOURCES
 
@@ -139,7 +140,7 @@ class CamAttribution(LayerAttribution, GradientAttribution):
             attribute_to_layer_input=attribute_to_layer_input,
             keep_graph=keep_graph,
         )
-        view = LayerView(selection, self.reshape_transform)
+        view = LayerView(selection, for_inputs(self.reshape_transform, inputs, self.forward_func))
         averaging = Averaging(probe, view, self.derivatives, noise, grad_kwargs or {}, show_progress)
         with torch.inference_mode(False), torch.set_grad_enabled(keep_graph):
             forward_args = as_forward_args(additional_forward_args)
