@@ -13,9 +13,9 @@ from captum_sgcampp._captum import (
     TargetType,
     _format_additional_forward_args,
     _format_outputs,
-    _format_tensor_into_tuples,
 )
 from captum_sgcampp.averaging import Averaging
+from captum_sgcampp.examples import as_examples
 from captum_sgcampp.formulas import Derivatives
 from captum_sgcampp.layer_pass import LayerProbe
 from captum_sgcampp.layer_view import LayerView
@@ -159,18 +159,6 @@ class CamAttribution(LayerAttribution, GradientAttribution):
                     maps[layer] += (attribution,)
                 attributions.append(_format_outputs(isinstance(self.layer, list), [maps[layer] for layer in layers]))
         return tuple(attributions) if isinstance(target, SeveralTargets) else attributions[0]
-
-
-def as_examples(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Formats the inputs as a tuple, as Captum does.
-
-    Raises:
-        ValueError: They hold no examples.
-    """
-    tensors: tuple[Tensor, ...] = _format_tensor_into_tuples(inputs)
-    if tensors[0].dim() and not len(tensors[0]):
-        raise ValueError(f"inputs: there are no examples in a shape of {tuple(tensors[0].shape)}; give at least one.")
-    return tensors
 
 
 def as_forward_args(additional_forward_args: object) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from torch import Tensor
@@ -62,6 +63,21 @@ def grids_of(size: tuple[int, int], patch_size: tuple[int, int]) -> Iterator[tup
         yield height // rows, width // columns
         yield -(-height // rows), -(-width // columns)
         rows, columns = 2 * rows, 2 * columns
+
+
+def patch_grids(model: Module, shape: tuple[int, ...]) -> frozenset[tuple[int, int]]:
+    """The finest grids of an image's patches, if the model is a transformer or begins as one; otherwise none.
+
+    Args:
+        model: The model.
+        shape: The shape of the image, (N, C, H, W).
+    """
+    sizes = {*patch_sizes_of(model)}
+    for module in model.modules():
+        if isinstance(module, Conv2d) and module.in_channels == shape[1] and module.kernel_size == module.stride:
+            rows, columns = module.kernel_size
+            sizes |= {(rows, columns)} - {(1, 1)}
+    return frozenset(grid for size in sizes for grid in islice(grids_of((shape[2], shape[3]), size), 2))
 
 
 def is_grid_of(shape: tuple[int, ...], size: tuple[int, int]) -> bool:

@@ -50,8 +50,8 @@ class TokensToMap:
         if self.grid is not None:
             if math.prod(self.grid) != n_patches:
                 raise ValueError(
-                    f"grid: {self.grid} does not hold the {n_patches} patches that {n_tokens} tokens leave {left}; give "
-                    "the number of patches in each dimension."
+                    f"grid: {self.grid} does not hold the {n_patches} patches that {n_tokens} tokens leave {left}; "
+                    "give the number of patches in each dimension."
                 )
             return self.grid
         grids = self._grids(n_patches)
@@ -75,11 +75,14 @@ class TokensToMap:
     def _no_grid(self, n_tokens: int, n_patches: int) -> str:
         """The words for tokens that fill no grid, with the least number of prefix tokens for which they do."""
         leave = f"n_prefix_tokens: without {self.n_prefix_tokens} prefix token(s), {n_tokens} tokens leave {n_patches}"
-        why = "which is not a square number" if self.inputs is None else f"which fill no grid of an input {self._sizes()}"
+        if self.inputs is None:
+            why = "which is not a square number"
+        else:
+            why = f"the number of patches, which fill no grid of an input {self._sizes()}"
         for number in range(min(n_tokens, MAX_PREFIX_TOKENS + 1)):
             for grid in self._grids(n_tokens - number):
-                why += f"; n_prefix_tokens={number} would leave {_by(grid)}"
-                return f"{leave}, {why}. If the patches form another grid, give it, such as grid=(24, 6)."
+                other = f"n_prefix_tokens={number} would leave {_by(grid)}"
+                return f"{leave}, {why}; {other}. If the patches form another grid, give it, such as grid=(24, 6)."
         return f"{leave}, {why}. Give the number of patches in each dimension, such as grid=(24, 6)."
 
     def _sizes(self) -> str:

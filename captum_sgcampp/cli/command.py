@@ -156,9 +156,10 @@ def _print_layers(classifier: Classifier) -> None:
 
 def _ranking(explanation: Explanation) -> list[str]:
     """The most probable classes, one per line."""
-    probabilities = explanation.probabilities
-    ranking = probabilities.argsort(descending=True)[:N_PRINTED].tolist()
-    return [f"{probabilities[index]:7.1%}  {explanation.class_name(index)} ({index})" for index in ranking]
+    ranking = explanation.scores.argsort(descending=True)[:N_PRINTED].tolist()
+    return [
+        f"{explanation.probability_or_score(index):>7}  {explanation.class_name(index)} ({index})" for index in ranking
+    ]
 
 
 def _print_any_name() -> None:
