@@ -79,7 +79,7 @@ class ExampleView(LayerView):
                 "that returns the tokens themselves, with reshape_transform=tokens_to_map()."
             )
         channels_are_last = is_grid_of(shape[1:3], (height, width)) and not is_grid_of(shape[2:], (height, width))
-        if channels_are_last and not self._may_be_width(shape[3]):
+        if channels_are_last and not self._may_be_unequal_strides(shape[2], shape[3]):
             raise ValueError(
                 f"layer: {layer} returns {shape} for an image of {height} x {width}, so its channels seem to be last. "
                 "Give reshape_transform=channels_last_to_map; or if they are not last, lambda tensor: tensor."
@@ -90,10 +90,10 @@ class ExampleView(LayerView):
         numbers = [rows * columns for rows, columns in self.patch_grids]
         return any(1 < n_patches <= number <= n_patches + MAX_PREFIX_TOKENS for n_patches in numbers)
 
-    def _may_be_width(self, length: int) -> bool:
-        """Whether this can be the width of a map in a network with unequal strides, as for sound or lines of text."""
+    def _may_be_unequal_strides(self, rows: int, columns: int) -> bool:
+        """Whether a map of this size can come from unequal strides, as in networks for sound or for lines of text."""
         _, channels, height, width = self.inputs_shape
-        if height == width and channels == 3:
-            return False
+        if channels == 3 and (height == width or rows * width >= columns * height):
+            return False  # those for lines of text shrink a wide image's height more than its width
         halvings = range(width.bit_length() + 1)
-        return any(length in {width >> number, -(-width >> number)} for number in halvings)
+        return any(columns in {width >> number, -(-width >> number)} for number in halvings)

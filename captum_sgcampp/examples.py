@@ -49,7 +49,9 @@ def _in_words(value: Any) -> str:
     if isinstance(value, Mapping):
         keys = [key for key, one in value.items() if isinstance(one, Tensor)]
         key = "pixel_values" if "pixel_values" in keys else next(iter(keys), None)
-        advice = f"; give one of its tensors, inputs[{key!r}]" if key is not None else ", without tensors"
+        advice = f"; give one of its tensors, inputs[{key!r}]"
+        if key is None:
+            advice = ", none of which is a tensor; a processor makes tensors with return_tensors='pt'"
         others = ", and the others as additional_forward_args" if len(keys) > 1 else ""
         return f"a {kind} with the keys {', '.join(map(repr, value)) or 'none'}{advice}{others}"
     if isinstance(value, np.ndarray):
@@ -59,7 +61,7 @@ def _in_words(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         kinds = ", ".join(type(one).__name__ for one in value[:5]) or "nothing"
         return (
-            f"a {kind} of {kinds}; stack the images of a batch with torch.stack, and give what else the model takes as "
-            "additional_forward_args"
+            f"a {kind} of {kinds}; give the tensor itself, with the images of a batch in one (torch.stack), and what else "
+            "the model takes as additional_forward_args"
         )
-    return "None" if value is None else f"{value!r:.80}, a {kind}"
+    return "None" if value is None else f"{value!r:.80}, of type {kind}"

@@ -252,7 +252,7 @@ def explain(
         The explanation.
 
     Raises:
-        TypeError: `inputs` is not a tensor, `layers` or `targets` not a list, or `class_names` not one of names.
+        TypeError: `inputs` is not a tensor, `methods`, `layers` or `targets` not a list, or `class_names` not one of names.
         ValueError: `inputs` is not one example, or the model does not return one row of scores; `methods`, `layers` or
             `targets` is empty, repeats one or has an unknown one; there is not a name for each class; `photograph` is
             not an image; a layer has several tensors, or rows that are not the example, such as frames or windows; or,
@@ -271,6 +271,8 @@ def explain(
         torch.Size([1, 1, 6, 6])
         >>> explanation.picture().savefig("explanation.png")  # doctest: +SKIP
     """
+    if isinstance(methods, str) or not isinstance(methods, Sequence):
+        raise TypeError(f"methods: must be a list of methods, but is {methods!r}.")
     for method in methods:
         require_choice("methods", method, METHODS)
     require_choice("alpha", alpha, ALPHAS)
