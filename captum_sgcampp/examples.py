@@ -61,7 +61,7 @@ def _in_words(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         kinds = ", ".join(type(one).__name__ for one in value[:5]) or "nothing"
         return (
-            f"a {kind} of {kinds}; give the tensor itself, with the images of a batch in one (torch.stack), and what else "
-            "the model takes as additional_forward_args"
+            f"a {kind} of {kinds}; give the tensor itself, with the images of a batch in one (torch.stack), and what "
+            "else the model takes as additional_forward_args"
         )
     return "None" if value is None else f"{value!r:.80}, of type {kind}"

@@ -1,15 +1,26 @@
-"""The arguments of `explain`: the layers, and the classes of the model's output."""
+"""The arguments of `explain` besides its input: the methods, the layers, and the classes of the model's output."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.nn import Module
 
+from captum_sgcampp.cam_attribution import require_choice
 from captum_sgcampp.layers import dotted_name, find_layer
 from captum_sgcampp.selection import index_of
 
 ClassNames = Sequence[str] | Mapping[int, str]
+
+
+def require_choices(name: str, values: Sequence[str], choices: Collection[str]) -> None:
+    """Raises an error unless an argument is a list of different ones of its choices."""
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise TypeError(f"{name}: must be a list, but is {values!r}.")
+    for value in values:
+        require_choice(name, value, choices)
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{name}: must be one or several different {name}, but are {list(values)}.")
 
 
 def names_of_layers(model: Callable[..., Any], layers: Module | str | Sequence[Module | str]) -> dict[Module, str]:

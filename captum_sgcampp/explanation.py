@@ -23,6 +23,7 @@ from captum_sgcampp.explain_arguments import (
     indices_of_classes,
     names_of_classes,
     names_of_layers,
+    require_choices,
     require_row_of_scores,
 )
 from captum_sgcampp.formulas import ALPHAS, Derivatives
@@ -252,7 +253,7 @@ def explain(
         The explanation.
 
     Raises:
-        TypeError: `inputs` is not a tensor, `methods`, `layers` or `targets` not a list, or `class_names` not one of names.
+        TypeError: `inputs` is not a tensor, or `methods`, `layers`, `targets` or `class_names` is not a list.
         ValueError: `inputs` is not one example, or the model does not return one row of scores; `methods`, `layers` or
             `targets` is empty, repeats one or has an unknown one; there is not a name for each class; `photograph` is
             not an image; a layer has several tensors, or rows that are not the example, such as frames or windows; or,
@@ -271,14 +272,9 @@ def explain(
         torch.Size([1, 1, 6, 6])
         >>> explanation.picture().savefig("explanation.png")  # doctest: +SKIP
     """
-    if isinstance(methods, str) or not isinstance(methods, Sequence):
-        raise TypeError(f"methods: must be a list of methods, but is {methods!r}.")
-    for method in methods:
-        require_choice("methods", method, METHODS)
+    require_choices("methods", methods, METHODS)
     require_choice("alpha", alpha, ALPHAS)
     require_choice("derivatives", derivatives, SOURCES)
-    if not methods or len(set(methods)) < len(methods):
-        raise ValueError(f"methods: must be one or several different methods, but are {list(methods)}.")
     inputs = as_one_example(inputs)
     names = names_of_layers(model, layers)
     smooth = [_METHODS[method].smooth for method in methods]
