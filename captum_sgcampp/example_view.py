@@ -54,11 +54,12 @@ class ExampleView(LayerView):
 
     def _rows_in_words(self, shape: tuple[int, ...], map_shape: tuple[int, ...], layer: str) -> str:
         made = f", which reshape_transform turns into {map_shape}" if self.reshape_transform else ""
+        advice = "" if shape[1:2] != (1,) else " If its second dimension is that of the examples, transpose(0, 1) it."
         return (
             f"layer: {layer} has {map_shape[0]} rows for the one example, in a shape of {shape}{made}; explain shows "
             "one map. Give a reshape_transform that joins the rows into it: frames as a dimension of their own, (1, C, "
             "frames, H, W), or windows put back into the image, (1, C, H, W). Otherwise choose another layer, or take "
-            "attribute of a method, which returns a map for each row."
+            f"attribute of a method, which returns a map for each row.{advice}"
         )
 
     def _require_map(self, shape: tuple[int, ...], layer: str) -> None:
@@ -78,8 +79,10 @@ class ExampleView(LayerView):
                 f"layer: {layer} returns the attention between tokens, {shape}, which is not a map. Choose a layer "
                 "that returns the tokens themselves, with reshape_transform=tokens_to_map()."
             )
-        channels_are_last = is_grid_of(shape[1:3], (height, width)) and not is_grid_of(shape[2:], (height, width))
-        if channels_are_last and not self._may_be_unequal_strides(shape[2], shape[3]):
+        rows, columns = shape[2:]
+        is_map = is_grid_of((rows, columns), (height, width)) or rows * width == columns * height  # may be enlarged
+        channels_are_last = not is_map and is_grid_of(shape[1:3], (height, width))
+        if channels_are_last and not self._may_be_unequal_strides(rows, columns):
             raise ValueError(
                 f"layer: {layer} returns {shape} for an image of {height} x {width}, so its channels seem to be last. "
                 "Give reshape_transform=channels_last_to_map; or if they are not last, lambda tensor: tensor."

@@ -31,15 +31,22 @@ class PatchedInputs:
     def of(cls, inputs: Sequence[Tensor], forward_func: Callable[..., Any]) -> "PatchedInputs":
         """Reads them from the inputs and, if it is a module, from the model."""
         shapes = tuple(tuple(tensor.shape) for tensor in inputs)
-        model = forward_func if isinstance(forward_func, Module) else None
-        return cls(shapes, frozenset(grid for shape in shapes if model for grid in _told_grids(model, shape)))
+        told = frozenset[Grid]()
+        if isinstance(forward_func, Module):
+            told = told.union(*(_told_grids(forward_func, shape) for shape in shapes))
+        return cls(shapes, told)
+
+    @property
+    def have_image(self) -> bool:
+        """Whether there is an image, (N, C, H, W), among them."""
+        return any(map(_is_image, self.shapes))
 
     def grids(self, n_patches: int) -> list[Grid]:
         """The grids of so many patches: of the model's own size, or if none fits, of square patches of an image."""
         told = sorted(grid for grid in self.told if math.prod(grid) == n_patches)
         if told:
             return told
-        sizes = {(shape[2], shape[3]) for shape in self.shapes if len(shape) == 4}
+        sizes = {(shape[2], shape[3]) for shape in self.shapes if _is_image(shape)}
         return sorted({grid for size in sizes if (grid := _grid_of_squares(n_patches, size))})
 
 
@@ -86,6 +93,10 @@ def is_grid_of(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
     if height == width:
         return rows == columns <= width
     return abs(columns - rows * width / height) < 2 and rows <= height and columns <= width
+
+
+def _is_image(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 4
 
 
 def _grid_of_squares(n_patches: int, size: tuple[int, int]) -> tuple[int, int] | None:

@@ -79,7 +79,8 @@ class TokensToMap:
             why = "which is not a square number"
         else:
             why = f"the number of patches, which fill no grid of an input {self._sizes()}"
-        for number in range(min(n_tokens, MAX_PREFIX_TOKENS + 1)):
+        tried = MAX_PREFIX_TOKENS + 1 if self.inputs is None or self.inputs.have_image else 0
+        for number in range(min(n_tokens, tried)):
             for grid in self._grids(n_tokens - number):
                 other = f"n_prefix_tokens={number} would leave {_by(grid)}"
                 return f"{leave}, {why}; {other}. If the patches form another grid, give it, such as grid=(24, 6)."

@@ -165,6 +165,28 @@ def test_channels_that_are_last(kind: str, size: tuple[int, int]) -> None:
     assert LayerGradCamPlusPlus(model, layer).attribute(image, 1).shape == (1, 1, columns, 48)
 
 
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [
+        ((32, 64), (1, 32, 64, 128)),
+        ((32, 32), (1, 16, 64, 64)),
+        ((224, 224), (1, 56, 56, 56)),
+        ((64, 96), (1, 7, 7, 11)),
+    ],
+)
+def test_maps_that_are_larger_than_the_image_or_have_as_many_channels_as_rows(
+    size: tuple[int, int], shape: tuple[int, ...]
+) -> None:
+    view = ExampleView.of(torch.empty(1, 3, *size), nn.Identity(), Selection(), None, compute_all_channels=True)
+    assert view.activations(torch.empty(shape), "layer").shape == shape
+
+
+def test_tokens_before_examples() -> None:
+    view = ExampleView.of(torch.empty(1, 3, 32, 32), nn.Identity(), Selection(), None, compute_all_channels=True)
+    with pytest.raises(ValueError, match=r"has 17 rows .*second dimension is that of the examples, transpose\(0, 1\)"):
+        view.activations(torch.empty(17, 1, 8), "layer")
+
+
 class TextLines(nn.Module):
     """Reads lines of text, or sound: the height shrinks faster than the width, or the other way round."""
 

@@ -189,6 +189,21 @@ def test_timm(name: str, options: dict[str, Any], layer: str, n_prefix_tokens: i
     assert transform.inputs is None  # the method binds a copy
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager"), nn.Sequential])
+def test_a_model_within_another(wrap: Callable[[nn.Module], Any]) -> None:
+    model = build((8, 32))
+    method = LayerGradCamPlusPlus(wrap(model), model.layer, reshape_transform=tokens_to_map())
+    assert one(method.attribute(torch.rand(1, 3, 72, 256), 1)).shape == (1, 1, 9, 8)
+
+
+def test_the_number_of_prefix_tokens_is_not_guessed_from_a_video() -> None:
+    transform = tokens_to_map(0).for_inputs((torch.empty(1, 4, 3, 32, 32),), build((8, 8)))
+    with pytest.raises(ValueError, match="leave 32, ") as error:
+        transform(torch.empty(1, 32, 8))
+    assert "would leave" not in str(error.value)
+
+
 def test_known_inputs_can_be_pickled() -> None:
     transform = tokens_to_map().for_inputs((torch.empty(1, 3, 384, 96),), build((16, 16)))
     again = pickle.loads(pickle.dumps(transform))  # noqa: S301
