@@ -74,13 +74,14 @@ class ExampleView(LayerView):
             )
         if len(shape) != 4:
             return
-        if shape[2] == shape[3] and self._are_tokens(shape[2]):
-            raise ValueError(
-                f"layer: {layer} returns the attention between tokens, {shape}, which is not a map. Choose a layer "
-                "that returns the tokens themselves, with reshape_transform=tokens_to_map()."
-            )
         rows, columns = shape[2:]
         is_map = is_grid_of((rows, columns), (height, width)) or rows * width == columns * height  # may be enlarged
+        by_heads = not is_map and (self._are_tokens(shape[1]) or self._are_tokens(rows))
+        if by_heads or (rows == columns and rows not in _halved(height) and self._are_tokens(rows)):
+            raise ValueError(
+                f"layer: {layer} returns {shape}, tokens by heads or the attention between them, which is not a map. "
+                "Choose a layer that returns (1, tokens, C), with reshape_transform=tokens_to_map()."
+            )
         channels_are_last = not is_map and is_grid_of(shape[1:3], (height, width))
         if channels_are_last and not self._may_be_unequal_strides(rows, columns):
             raise ValueError(
@@ -98,5 +99,10 @@ class ExampleView(LayerView):
         _, channels, height, width = self.inputs_shape
         if channels == 3 and (height == width or rows * width >= columns * height):
             return False  # those for lines of text shrink a wide image's height more than its width
-        halvings = range(width.bit_length() + 1)
-        return any(columns in {width >> number, -(-width >> number)} for number in halvings)
+        return columns in _halved(width)
+
+
+def _halved(length: int) -> set[int]:
+    """A length, and what is left of it after strides of 2."""
+    halvings = range(length.bit_length() + 1)
+    return {length >> number for number in halvings} | {-(-length >> number) for number in halvings}

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from inspect import getattr_static
 from itertools import islice
 from typing import Any
 
@@ -53,7 +54,7 @@ class PatchedInputs:
 def patch_sizes_of(model: Module) -> Iterator[tuple[int, int]]:
     """The sizes of a transformer's patches, from the modules that make them; none for other networks."""
     for module in model.modules():
-        size = getattr(module, "patch_size", None)
+        size = getattr_static(module, "patch_size", None)  # which runs no code of the model
         if isinstance(size, int):
             size = (size, size)
         if isinstance(size, (tuple, list)) and len(size) == 2 and min(size) > 0:

@@ -128,8 +128,14 @@ def test_attention_is_no_map() -> None:
     model = seeded(lambda: timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2, num_classes=5))
     for block in model.blocks:
         block.attn.fused_attn = False
-    with pytest.raises(ValueError, match=r"returns the attention between tokens, \(1, 3, 17, 17\)"):
+    with pytest.raises(ValueError, match=r"returns \(1, 3, 17, 17\), tokens by heads or the attention between them"):
         explain(model, torch.rand(1, 3, 64, 64), "blocks.0.attn.attn_drop", [1], n_samples=1)
+    view = ExampleView.of(torch.rand(1, 3, 64, 64), model, Selection(), None, compute_all_channels=True)
+    for shape in [(1, 3, 17, 64), (1, 17, 3, 64)]:
+        with pytest.raises(ValueError, match="tokens by heads"):
+            view.activations(torch.empty(shape), "layer")
+    for shape in [(1, 17, 32, 32), (1, 17, 16, 16), (1, 17, 4, 4), (1, 17, 64, 64)]:
+        assert view.activations(torch.empty(shape), "layer").shape == shape
 
 
 def test_tokens_behind_a_function_are_not_drawn() -> None:
