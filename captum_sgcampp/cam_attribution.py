@@ -13,14 +13,15 @@ from captum_sgcampp._captum import (
     TargetType,
     _format_additional_forward_args,
     _format_outputs,
-    _format_tensor_into_tuples,
 )
 from captum_sgcampp.averaging import Averaging
+from captum_sgcampp.examples import as_examples
 from captum_sgcampp.formulas import Derivatives
 from captum_sgcampp.layer_pass import LayerProbe
 from captum_sgcampp.layer_view import LayerView
 from captum_sgcampp.layers import find_layer
 from captum_sgcampp.noise import Noise
+from captum_sgcampp.reshape import for_inputs
 from captum_sgcampp.selection import Selection
 from captum_sgcampp.sources import SOURCES
 
@@ -139,7 +140,7 @@ class CamAttribution(LayerAttribution, GradientAttribution):
             attribute_to_layer_input=attribute_to_layer_input,
             keep_graph=keep_graph,
         )
-        view = LayerView(selection, self.reshape_transform)
+        view = LayerView(selection, for_inputs(self.reshape_transform, inputs, self.forward_func))
         averaging = Averaging(probe, view, self.derivatives, noise, grad_kwargs or {}, show_progress)
         with torch.inference_mode(False), torch.set_grad_enabled(keep_graph):
             forward_args = as_forward_args(additional_forward_args)
@@ -158,18 +159,6 @@ class CamAttribution(LayerAttribution, GradientAttribution):
                     maps[layer] += (attribution,)
                 attributions.append(_format_outputs(isinstance(self.layer, list), [maps[layer] for layer in layers]))
         return tuple(attributions) if isinstance(target, SeveralTargets) else attributions[0]
-
-
-def as_examples(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Formats the inputs as a tuple, as Captum does.
-
-    Raises:
-        ValueError: They hold no examples.
-    """
-    tensors: tuple[Tensor, ...] = _format_tensor_into_tuples(inputs)
-    if tensors[0].dim() and not len(tensors[0]):
-        raise ValueError(f"inputs: there are no examples in a shape of {tuple(tensors[0].shape)}; give at least one.")
-    return tensors
 
 
 def as_forward_args(additional_forward_args: object) -> tuple[Any, ...]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -15,16 +14,26 @@ from torch.nn import Module
 
 from captum_sgcampp import formulas, page, picture, user_warnings
 from captum_sgcampp.averaging import Averaging
-from captum_sgcampp.cam_attribution import as_examples, as_forward_args, require_choice
+from captum_sgcampp.cam_attribution import as_forward_args, require_choice
+from captum_sgcampp.example_view import ExampleView
+from captum_sgcampp.examples import as_one_example
+from captum_sgcampp.explain_arguments import (
+    ClassNames,
+    choose_classes,
+    indices_of_classes,
+    names_of_classes,
+    names_of_layers,
+    require_choices,
+    require_row_of_scores,
+)
 from captum_sgcampp.formulas import ALPHAS, Derivatives
 from captum_sgcampp.layer_pass import LayerProbe
-from captum_sgcampp.layer_view import LayerView
-from captum_sgcampp.layers import dotted_name, find_layer, is_named
+from captum_sgcampp.layers import is_named
 from captum_sgcampp.noise import Noise
 from captum_sgcampp.photograph import pixels
 from captum_sgcampp.picture import Box, Panel, Row
 from captum_sgcampp.recipe import Recipe, seed_of
-from captum_sgcampp.selection import Selection, index_of
+from captum_sgcampp.selection import Selection
 from captum_sgcampp.sources import SOURCES
 
 
@@ -89,9 +98,12 @@ class Explanation:
     recipe: Recipe
 
     @property
-    def probabilities(self) -> Tensor:
-        """The softmax of the scores, (classes,), for a model that returns logits of exclusive classes."""
-        return self.scores.softmax(dim=0)
+    def probabilities(self) -> Tensor | None:
+        """The softmax of the scores, (classes,), for a model that returns logits of exclusive classes.
+
+        None for a model with a single score, which has nothing to be compared with.
+        """
+        return self.scores.softmax(dim=0) if len(self.scores) > 1 else None
 
     @property
     def targets(self) -> list[int]:
@@ -101,6 +113,12 @@ class Explanation:
     def class_name(self, target: int) -> str:
         """The name of a class, or its number if names are not known."""
         return f"class {target}" if self.class_names is None else self.class_names[target]
+
+    def probability_or_score(self, target: int) -> str:
+        """The probability of a class in words, or for a model with a single score that score."""
+        if self.probabilities is None:
+            return f"score {float(self.scores[target]):.3g}"
+        return f"{float(self.probabilities[target]):.1%}"
 
     def picture(self, scale: str | None = None) -> Figure:
         """Draws the photograph and the maps: a row for each layer and target, a column for each method and filter.
@@ -119,17 +137,18 @@ class Explanation:
         if self.photograph is None:
             raise ValueError("photograph: a picture needs one, because the input is not an image; give one to explain.")
         rows: dict[tuple[str, int], list[Panel]] = {}
-        probabilities, outlines = self.probabilities, self._outlines()
+        outlines = self._outlines()
         n_layers = len({layer for _, layer, _ in self.maps})
         for (method, layer, target), attribution in self.maps.items():
             if attribution.dim() != 4:
                 raise ValueError(
                     f"layer: {layer} has a map of shape {tuple(attribution.shape)}, and a picture needs (N, C, H, "
-                    "W). Choose another layer, or give a reshape_transform."
+                    "W). Choose another layer, or give a reshape_transform, such as tokens_to_map() for the tokens "
+                    "of a transformer."
                 )
             if not attribution.isfinite().all():
                 raise ValueError(f"layer: the {method} map of {layer} is not finite.")
-            name = f"{self.class_name(target)}, {float(probabilities[target]):.1%}"
+            name = f"{self.class_name(target)}, {self.probability_or_score(target)}"
             where = f"{name}\n{layer}" if n_layers > 1 else name
             filters = [f"{method}, filter {index}" for index in self.selection.filters or ()] or [method]
             maximum = self._maximum(method, layer) if scale == "shared" else None
@@ -193,7 +212,7 @@ def explain(
     region: bool = False,
     photograph: Any = None,
     title: str = "",
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
     model_name: str | None = None,
     show_progress: bool = False,
 ) -> Explanation:
@@ -226,7 +245,7 @@ def explain(
             W, 3) or (H, W), of unsigned integers or of floats in [0, 1]. Default: None, the input itself, scaled to
             [0, 1]
         title: The title of the photograph. Default: none
-        class_names: The names of the classes. Default: None, numbers
+        class_names: The names of the classes: a list, or a mapping by number. Default: None, numbers
         model_name: The model's name in the picture. Default: None, the name of its type
         show_progress: Show a progress bar over the noise samples. Default: False
 
@@ -234,9 +253,12 @@ def explain(
         The explanation.
 
     Raises:
+        TypeError: `inputs` is not a tensor, or `methods`, `layers`, `targets` or `class_names` is not a list.
         ValueError: `inputs` is not one example, or the model does not return one row of scores; `methods`, `layers` or
-            `targets` is empty, repeats one or has an unknown one; `photograph` is not an image; or a layer has several
-            tensors. Beyond that, whatever :meth:`LayerSmoothGradCAMpp.attribute` raises.
+            `targets` is empty, repeats one or has an unknown one; there is not a name for each class; `photograph` is
+            not an image; a layer has several tensors, or rows that are not the example, such as frames or windows; or,
+            without a `reshape_transform`, it returns tokens or has its channels last. Beyond that, whatever
+            :meth:`LayerSmoothGradCAMpp.attribute` raises.
 
     Example::
 
@@ -250,16 +272,11 @@ def explain(
         torch.Size([1, 1, 6, 6])
         >>> explanation.picture().savefig("explanation.png")  # doctest: +SKIP
     """
-    for method in methods:
-        require_choice("methods", method, METHODS)
+    require_choices("methods", methods, METHODS)
     require_choice("alpha", alpha, ALPHAS)
     require_choice("derivatives", derivatives, SOURCES)
-    if not methods or len(set(methods)) < len(methods):
-        raise ValueError(f"methods: must be one or several different methods, but are {list(methods)}.")
-    (inputs,) = as_examples((inputs,))
-    if len(inputs) != 1:
-        raise ValueError(f"inputs: must be one example, (1, ...), but have the shape {tuple(inputs.shape)}.")
-    names = _names_of(model, layers)
+    inputs = as_one_example(inputs)
+    names = names_of_layers(model, layers)
     smooth = [_METHODS[method].smooth for method in methods]
     noise = Noise(n_samples if any(smooth) else 0, stdevs, n_samples_batch_size, generator)
     noise.check((inputs,))
@@ -269,7 +286,8 @@ def explain(
     user_warnings.warn(user_warnings.training_mode(model))
     selection = Selection(filters, subset, region)
     # Other filters cost nothing, and the page shows them; only true derivatives are taken filter by filter.
-    view = LayerView(selection, reshape_transform, compute_all_channels=derivatives != "autograd")
+    all_channels = derivatives != "autograd"
+    view = ExampleView.of(inputs, model, selection, reshape_transform, compute_all_channels=all_channels)
     read_scores = _ScoreReader()
     averaging = Averaging(
         LayerProbe(model, list(names), read_scores=read_scores),
@@ -279,9 +297,15 @@ def explain(
         show_progress=show_progress,
         with_clean_derivatives=not all(smooth),
     )
+    chosen = None if targets is None else indices_of_classes(targets)
+
+    def choose(output: Tensor) -> list[int]:
+        require_row_of_scores(output)
+        names_of_classes(class_names, output.shape[1])  # before the passes with noise
+        return choose_classes(output[0], chosen, top_k)
+
     with torch.inference_mode(False), torch.no_grad():
         forward_args = as_forward_args(additional_forward_args)
-        choose = partial(_choose_targets, targets=None if targets is None else _indices(targets), top_k=top_k)
         averages = averaging.run((inputs,), forward_args, choose)
         maps: dict[tuple[str, str, int], Tensor] = {}
         all_activations: dict[str, Tensor] = {}
@@ -321,47 +345,12 @@ def explain(
         shown,
         title,
         settings,
-        class_names,
+        names_of_classes(class_names, averages.output.shape[1]),
         selection,
         all_activations,
         all_weights,
         recipe,
     )
-
-
-def _names_of(model: Callable[..., Any], layers: Module | str | Sequence[Module | str]) -> dict[Module, str]:
-    """The layers, each with the name that it has in the explanation."""
-    names: dict[Module, str] = {}
-    for layer in [layers] if isinstance(layers, (Module, str)) else layers:
-        module = find_layer(model, layer)
-        names[module] = layer if isinstance(layer, str) else dotted_name(model, layer) or type(layer).__name__
-    if not names or len(set(names.values())) < len(names):
-        raise ValueError(f"layers: must be one or several different layers, but are {list(names.values())}.")
-    return names
-
-
-def _indices(targets: Iterable[int]) -> list[int]:
-    """Class indices from integers of any type, such as a tensor's."""
-    try:
-        return [index_of(target) for target in targets]
-    except TypeError as error:
-        raise TypeError(f"targets: must be a list of class indices, but is {targets!r}: {error}.") from error
-
-
-def _choose_targets(output: Tensor, targets: Sequence[int] | None, top_k: int) -> list[int]:
-    if output.dim() != 2 or len(output) != 1:
-        raise ValueError(
-            f"model: must return one row of scores, (1, classes), but returned {tuple(output.shape)}. Wrap it in a "
-            "function that does."
-        )
-    n_classes = output.shape[1]
-    if targets is None:
-        if not 1 <= top_k <= n_classes:
-            raise ValueError(f"top_k: must be from 1 to the {n_classes} classes, but is {top_k}.")
-        return output[0].argsort(descending=True)[:top_k].tolist()
-    if not targets or len(set(targets)) < len(targets):
-        raise ValueError(f"targets: must be one or several different classes, but are {list(targets)}.")
-    return list(targets)
 
 
 def logits_of(output: Any) -> Any:

@@ -49,7 +49,7 @@ class LayerView:
             )
         if not maps.numel():
             raise ValueError(f"layer: {layer} has shape {tuple(maps.shape)}, which holds nothing to attribute to.")
-        self.selection.check(maps.shape, layer)
+        self._check(tensor, maps, layer)
         return self._selected(maps)
 
     def gradients(self, tensor: Tensor, layer: str) -> Tensor:
@@ -114,6 +114,10 @@ class LayerView:
             weights, activations = self.selection.channels(weights), self.selection.channels(activations)
         attribution = formulas.weighted_activations(weights, activations, sum_channels)
         return self.selection.neurons(attribution.relu() if relu_attributions else attribution)
+
+    def _check(self, _tensor: Tensor, maps: Tensor, layer: str) -> None:
+        """Raises an error if the maps of a layer's tensor are not those to select from."""
+        self.selection.check(maps.shape, layer)
 
     def _maps(self, tensor: Tensor) -> Tensor:
         return self.reshape_transform(tensor) if self.reshape_transform else tensor

@@ -68,6 +68,7 @@ def test_probabilities_come_from_the_pass_without_noise_and_choose_the_classes()
     assert rows == [1, 2, 2]  # one pass without noise for probabilities, activations and the clean gradients
     with torch.no_grad():
         wanted = model(inputs).softmax(dim=1)[0]
+    assert explanation.probabilities is not None
     assert torch.equal(explanation.probabilities, wanted)
     assert explanation.targets == wanted.argsort(descending=True)[:3].tolist()
 

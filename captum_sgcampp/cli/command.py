@@ -156,9 +156,9 @@ def _print_layers(classifier: Classifier) -> None:
 
 def _ranking(explanation: Explanation) -> list[str]:
     """The most probable classes, one per line."""
-    probabilities = explanation.probabilities
-    ranking = probabilities.argsort(descending=True)[:N_PRINTED].tolist()
-    return [f"{probabilities[index]:7.1%}  {explanation.class_name(index)} ({index})" for index in ranking]
+    ranking = explanation.scores.argsort(descending=True)[:N_PRINTED].tolist()
+    numbers = {index: explanation.probability_or_score(index) for index in ranking}
+    return [f"{number:>7}  {explanation.class_name(index)} ({index})" for index, number in numbers.items()]
 
 
 def _print_any_name() -> None:

@@ -1,14 +1,13 @@
 """How to see a layer as a map: with its channels first or last, or as the tokens of a transformer."""
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
 from torch.nn import Module
 
-from captum_sgcampp.reshape import channels_last_to_map, tokens_to_map
-
-MAX_PREFIX_TOKENS = 16
-"""Class tokens and registers before the tokens of the patches; no known network has more."""
+from captum_sgcampp.patches import MAX_PREFIX_TOKENS, grids_of, is_grid_of, patch_sizes_of
+from captum_sgcampp.reshape import TokensToMap, channels_last_to_map, tokens_to_map
 
 
 def as_map(
@@ -35,10 +34,10 @@ def as_map(
         return _tokens_as_map(shape[1], image_size, patch_size, n_prefix_tokens)
     if len(shape) != 4:
         return None
-    if _is_grid(shape[2:], image_size):
+    if is_grid_of(shape[2:], image_size):
         is_attention = patch_size and _tokens_as_map(shape[2], image_size, patch_size, n_prefix_tokens)
         return None if is_attention and shape[2] == shape[3] > 1 else unchanged
-    return channels_last_to_map if _is_grid(shape[1:3], image_size) else None
+    return channels_last_to_map if is_grid_of(shape[1:3], image_size) else None
 
 
 def unchanged(tensor: Tensor) -> Tensor:
@@ -46,32 +45,16 @@ def unchanged(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def patch_size_of(model: Module) -> tuple[int, int] | None:
+    """The size of a transformer's patches, from the first module that makes them; None for other networks."""
+    return next(patch_sizes_of(model), None)
+
+
 def _tokens_as_map(
     n_tokens: int, image_size: tuple[int, int], patch_size: tuple[int, int], n_prefix_tokens: int | None
-) -> Callable[[Tensor], Tensor] | None:
-    rows, columns = (size // patch for size, patch in zip(image_size, patch_size, strict=True))
-    while rows and columns:  # some networks merge 2 x 2 patches from stage to stage
-        n_others = n_tokens - rows * columns
+) -> TokensToMap | None:
+    for grid in grids_of(image_size, patch_size):
+        n_others = n_tokens - math.prod(grid)
         if n_others == n_prefix_tokens or (n_prefix_tokens is None and 0 <= n_others <= MAX_PREFIX_TOKENS):
-            return tokens_to_map(n_others, (rows, columns))
-        rows, columns = rows // 2, columns // 2
+            return tokens_to_map(n_others, grid)
     return None
-
-
-def patch_size_of(model: Module) -> tuple[int, int] | None:
-    """The size of a transformer's patches, from the module that makes them; None for other networks."""
-    for module in model.modules():
-        size = getattr(module, "patch_size", None)
-        if isinstance(size, int):
-            return size, size
-        if isinstance(size, (tuple, list)) and len(size) == 2:
-            return int(size[0]), int(size[1])
-    return None
-
-
-def _is_grid(shape: tuple[int, ...], image_size: tuple[int, int]) -> bool:
-    """Whether this can be an image's height and width, both divided by the same number."""
-    (rows, columns), (height, width) = shape, image_size
-    if height == width:
-        return rows == columns <= width
-    return abs(columns - rows * width / height) < 2 and rows <= height and columns <= width

@@ -20,6 +20,7 @@ class ImageTarget(NamedTuple):
     target: str
     name: str
     probability: float | None
+    """The softmax of its score; None without classes, or with a single one."""
 
 
 class BatchTarget(NamedTuple):
@@ -100,8 +101,9 @@ class Targets:
         names = [""] * len(targets)
         probabilities: list[float | None] = [None] * len(targets)
         if output.dim() == 2 and all(isinstance(target, int) and target < output.shape[1] for target in targets):
-            softmax = output.detach().float().softmax(dim=1)
-            probabilities = softmax[range(len(targets)), targets].tolist()
+            if output.shape[1] > 1:  # a single score has nothing to be compared with
+                softmax = output.detach().float().softmax(dim=1)
+                probabilities = softmax[range(len(targets)), targets].tolist()
             names = names if self.class_names is None else [self.class_names[target] for target in targets]
         return BatchTarget(
             targets[0] if same else targets,

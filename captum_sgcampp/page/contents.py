@@ -39,9 +39,8 @@ def contents(explanations: Sequence["Explanation"], max_bytes: int) -> dict[str,
 def _photograph(explanation: "Explanation", max_bytes: int) -> dict[str, Any]:
     if explanation.photograph is None:
         raise ValueError("photograph: a page needs one, because the input is not an image; give one to explain.")
-    probabilities = explanation.probabilities
-    if not probabilities.isfinite().all():
-        raise ValueError("model: has scores that are not finite, and a page shows probabilities.")
+    if not explanation.scores.softmax(dim=0).isfinite().all():
+        raise ValueError("model: has scores that are not finite, which a page cannot show.")
     layers, left_out = _layers(explanation, max_bytes)
     if not layers:
         raise ValueError("layers: the page can show none. " + " ".join(one["why"] for one in left_out))
@@ -50,10 +49,7 @@ def _photograph(explanation: "Explanation", max_bytes: int) -> dict[str, Any]:
         "title": str(explanation.title),
         "model": recipe.model_name,
         "image": pack_photograph(explanation.photograph),
-        "classes": [
-            {"target": target, "name": str(explanation.class_name(target)), "probability": float(probabilities[target])}
-            for target in explanation.targets
-        ],
+        "classes": [_class(explanation, target) for target in explanation.targets],
         "methods": list(dict.fromkeys(method for method, _, _ in explanation.maps)),
         "layers": layers,
         "leftOut": left_out,
@@ -73,6 +69,14 @@ def _photograph(explanation: "Explanation", max_bytes: int) -> dict[str, Any]:
             "scoresWithin": recipe.scores_within,
         },
     }
+
+
+def _class(explanation: "Explanation", target: int) -> dict[str, Any]:
+    """A class with its probability, or with its score if that is the only one."""
+    named = {"target": target, "name": str(explanation.class_name(target))}
+    if explanation.probabilities is None:
+        return {**named, "score": float(explanation.scores[target])}
+    return {**named, "probability": float(explanation.probabilities[target])}
 
 
 def _layers(explanation: "Explanation", max_bytes: int) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:

@@ -72,8 +72,9 @@ function listChoices() {
   element("photograph").height = image.height;
   document.body.style.setProperty("--aspect", `${image.width} / ${image.height}`);
   const named = (values) => values.map((value) => ({ value, label: value[0].toUpperCase() + value.slice(1) }));
-  const ofClasses = classes.map(({ target, name, probability }) => {
-    return { value: target, label: name, aside: percent(probability), bar: probability };
+  const ofClasses = classes.map(({ target, name, probability, score }) => {
+    const aside = probability === undefined ? `score ${digits(score)}` : percent(probability);
+    return { value: target, label: name, aside, bar: probability };
   });
   fillRadios(element("classes"), ofClasses, (target) => choose({ target }), peekAt("target"));
   fillRadios(element("methods"), named(methods), (method) => choose({ method }), peekAt("method"));

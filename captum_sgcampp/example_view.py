@@ -1,0 +1,108 @@
+"""How a layer is seen where its map is to be drawn: as one map, of one example."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn import Module
+
+from captum_sgcampp.layer_view import LayerView
+from captum_sgcampp.patches import MAX_PREFIX_TOKENS, is_grid_of, patch_grids
+from captum_sgcampp.reshape import for_inputs
+from captum_sgcampp.selection import Selection
+
+
+@dataclass(frozen=True)
+class ExampleView(LayerView):
+    r"""A view of a layer as the map of one example, (1, C, \*spatial).
+
+    Args:
+        inputs_shape: The shape of the input.
+        patch_grids: The grids of its patches, if it is an image and the model a transformer.
+    """
+
+    inputs_shape: tuple[int, ...] = ()
+    patch_grids: frozenset[tuple[int, int]] = frozenset()
+
+    @classmethod
+    def of(
+        cls,
+        inputs: Tensor,
+        model: Callable[..., Any],
+        selection: Selection,
+        reshape_transform: Callable[[Tensor], Tensor] | None,
+        *,
+        compute_all_channels: bool,
+    ) -> "ExampleView":
+        """The view of the layers of a model at one input."""
+        shape = tuple(inputs.shape)
+        return cls(
+            selection,
+            for_inputs(reshape_transform, (inputs,), model),
+            compute_all_channels,
+            shape,
+            patch_grids(model, shape) if isinstance(model, Module) and len(shape) == 4 else frozenset(),
+        )
+
+    def _check(self, tensor: Tensor, maps: Tensor, layer: str) -> None:
+        if len(maps) != 1:
+            raise ValueError(self._rows_in_words(tuple(tensor.shape), tuple(maps.shape), layer))
+        if self.reshape_transform is None:
+            self._require_map(tuple(tensor.shape), layer)
+        super()._check(tensor, maps, layer)
+
+    def _rows_in_words(self, shape: tuple[int, ...], map_shape: tuple[int, ...], layer: str) -> str:
+        made = f", which reshape_transform turns into {map_shape}" if self.reshape_transform else ""
+        advice = "" if shape[1:2] != (1,) else " If its second dimension is that of the examples, transpose(0, 1) it."
+        return (
+            f"layer: {layer} has {map_shape[0]} rows for the one example, in a shape of {shape}{made}; explain shows "
+            "one map. Give a reshape_transform that joins the rows into it: frames as a dimension of their own, (1, C, "
+            "frames, H, W), or windows put back into the image, (1, C, H, W). Otherwise choose another layer, or take "
+            f"attribute of a method, which returns a map for each row.{advice}"
+        )
+
+    def _require_map(self, shape: tuple[int, ...], layer: str) -> None:
+        """Raises an error if a layer of an image is surely not (1, C, H, W)."""
+        if len(self.inputs_shape) != 4:
+            return
+        height, width = self.inputs_shape[2:]
+        if len(shape) == 3 and self._are_tokens(shape[1]):
+            raise ValueError(
+                f"layer: {layer} returns tokens, {shape}. Give reshape_transform=tokens_to_map(), which makes a map of "
+                "them; without a class token, or with registers, with n_prefix_tokens."
+            )
+        if len(shape) != 4:
+            return
+        rows, columns = shape[2:]
+        is_map = is_grid_of((rows, columns), (height, width)) or rows * width == columns * height  # may be enlarged
+        by_heads = not is_map and (self._are_tokens(shape[1]) or self._are_tokens(rows))
+        if by_heads or (rows == columns and rows not in _halved(height) and self._are_tokens(rows)):
+            raise ValueError(
+                f"layer: {layer} returns {shape}, tokens by heads or the attention between them, which is not a map. "
+                "Choose a layer that returns (1, tokens, C), with reshape_transform=tokens_to_map()."
+            )
+        channels_are_last = not is_map and is_grid_of(shape[1:3], (height, width))
+        if channels_are_last and not self._may_be_unequal_strides(rows, columns):
+            raise ValueError(
+                f"layer: {layer} returns {shape} for an image of {height} x {width}, so its channels seem to be last. "
+                "Give reshape_transform=channels_last_to_map; or if they are not last, lambda tensor: tensor."
+            )
+
+    def _are_tokens(self, number: int) -> bool:
+        """Whether so many can be the tokens of the model's patches, with those before them."""
+        numbers = [rows * columns for rows, columns in self.patch_grids]
+        return any(1 < n_patches <= number <= n_patches + MAX_PREFIX_TOKENS for n_patches in numbers)
+
+    def _may_be_unequal_strides(self, rows: int, columns: int) -> bool:
+        """Whether a map of this size can come from unequal strides, as in networks for sound or for lines of text."""
+        _, channels, height, width = self.inputs_shape
+        if channels == 3 and (height == width or rows * width >= columns * height):
+            return False  # those for lines of text shrink a wide image's height more than its width
+        return columns in _halved(width)
+
+
+def _halved(length: int) -> set[int]:
+    """A length, and what is left of it after strides of 2."""
+    halvings = range(length.bit_length() + 1)
+    return {length >> number for number in halvings} | {-(-length >> number) for number in halvings}

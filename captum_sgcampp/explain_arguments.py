@@ -1,0 +1,98 @@
+"""The arguments of `explain` besides its input: the methods, the layers, and the classes of the model's output."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.nn import Module
+
+from captum_sgcampp.cam_attribution import require_choice
+from captum_sgcampp.layers import dotted_name, find_layer
+from captum_sgcampp.selection import index_of
+
+ClassNames = Sequence[str] | Mapping[int, str]
+
+
+def require_choices(name: str, values: Sequence[str], choices: Collection[str]) -> None:
+    """Raises an error unless an argument is a list of different ones of its choices."""
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise TypeError(f"{name}: must be a list, but is {values!r}.")
+    for value in values:
+        require_choice(name, value, choices)
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{name}: must be one or several different {name}, but are {list(values)}.")
+
+
+def names_of_layers(model: Callable[..., Any], layers: Module | str | Sequence[Module | str]) -> dict[Module, str]:
+    """The layers, each with the name that it has in the explanation."""
+    if not isinstance(layers, (Module, str)) and not hasattr(layers, "__iter__"):
+        raise TypeError(f"layers: must be a module, a name, or a list of these, but is {layers!r}.")
+    names: dict[Module, str] = {}
+    for layer in [layers] if isinstance(layers, (Module, str)) else layers:
+        module = find_layer(model, layer)
+        names[module] = layer if isinstance(layer, str) else dotted_name(model, layer) or type(layer).__name__
+    if not names or len(set(names.values())) < len(names):
+        raise ValueError(f"layers: must be one or several different layers, but are {list(names.values())}.")
+    return names
+
+
+def indices_of_classes(targets: Iterable[int]) -> list[int]:
+    """Class indices from integers of any type, such as a tensor's."""
+    try:
+        return [index_of(target) for target in targets]
+    except TypeError as error:
+        raise TypeError(f"targets: must be a list of class indices, but is {targets!r}: {error}.") from error
+
+
+def require_row_of_scores(output: Tensor) -> None:
+    """Raises a ValueError if a model's output is not (1, classes)."""
+    if output.dim() == 2 and len(output) == 1:
+        return
+    advice = "Wrap it in a function that does."
+    if output.dim() < 2:
+        advice = (
+            "If that is one score for each class, or a single score, a squeeze() may have removed the first dimension: "
+            "leave that out, or wrap the model in a function that returns scores.reshape(1, -1)."
+        )
+    raise ValueError(
+        f"model: must return one row of scores, (1, classes), but returned {tuple(output.shape)}. {advice}"
+    )
+
+
+def choose_classes(scores: Tensor, targets: Sequence[int] | None, top_k: int) -> list[int]:
+    """The classes to explain: the given ones, or those with the highest scores.
+
+    Raises:
+        ValueError: `targets` is empty or repeats one, or `top_k` is out of range.
+    """
+    if targets is None:
+        n_classes = len(scores)
+        if not 1 <= top_k <= n_classes:
+            raise ValueError(f"top_k: must be from 1 to the {n_classes} classes, but is {top_k}.")
+        return scores.argsort(descending=True)[:top_k].tolist()
+    if not targets or len(set(targets)) < len(targets):
+        raise ValueError(f"targets: must be one or several different classes, but are {list(targets)}.")
+    return list(targets)
+
+
+def names_of_classes(class_names: ClassNames | None, n_classes: int) -> Sequence[str] | None:
+    """The names of the classes in their order, also from a mapping by number, such as Hugging Face's `id2label`.
+
+    Raises:
+        TypeError: They are not a list.
+        ValueError: There is not one for each class.
+    """
+    if class_names is None:
+        return None
+    if isinstance(class_names, (str, bytes)) or not hasattr(class_names, "__getitem__"):
+        raise TypeError(f"class_names: must be a list of names, but is {class_names!r:.80}.")
+    if len(class_names) != n_classes:
+        raise ValueError(f"class_names: there are {len(class_names)}, but the model has {n_classes} classes.")
+    if not isinstance(class_names, Mapping):
+        return class_names
+    if {*class_names} != {*range(n_classes)}:
+        raise ValueError(
+            f"class_names: must be a list, or a mapping from the numbers 0 to {n_classes - 1}, but has the keys "
+            f"{', '.join(map(repr, [*class_names][:3]))}, ..."
+        )
+    return [class_names[number] for number in range(n_classes)]

@@ -1,0 +1,163 @@
+"""What `explain` and the methods say of arguments that are something else, and of outputs without a row of scores."""
+
+import re
+from collections import UserDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import images, seeded
+from PIL import Image
+from torch import Tensor, nn
+
+from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM, explain
+
+X = images(1, 3, 6, 6, dtype=torch.float32)
+
+
+def build() -> Any:
+    return seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(64, 5)))
+
+
+class Processed(UserDict[str, Any]):
+    """A mapping as the processors of transformers return it."""
+
+
+WRONG_INPUTS = [
+    pytest.param([X], "a list of Tensor; give the tensor itself", id="list"),
+    pytest.param((X, 3), ("a tuple of Tensor, int; ", "a tuple with 3, of type int"), id="tensor and number"),
+    pytest.param((X, None), ("a tuple of Tensor, NoneType; ", "a tuple with None"), id="tensor and None"),
+    pytest.param(None, "None", id="None"),
+    pytest.param(X.numpy(), "a NumPy array (1, 3, 6, 6); torch.from_numpy", id="array"),
+    pytest.param(Image.new("RGB", (6, 6)), "a PIL image; give what the preprocessing", id="PIL"),
+    pytest.param("cat.jpg", "'cat.jpg', of type str", id="name"),
+    pytest.param(7, "7, of type int", id="number"),
+    pytest.param(
+        Processed(pixel_mask=torch.ones(1, 6, 6), pixel_values=X),
+        "a Processed with the keys 'pixel_mask', 'pixel_values'; give one of its tensors, inputs['pixel_values'], and "
+        "the others as additional_forward_args",
+        id="processor",
+    ),
+    pytest.param({"audio": X}, "a dict with the keys 'audio'; give one of its tensors, inputs['audio'].", id="mapping"),
+    pytest.param({"pixel_values": [1]}, "a dict with .*, none of which is a tensor; .*return_tensors='pt'", id="lists"),
+]
+
+
+def matching(words: str) -> str:
+    return words if ".*" in words else re.escape(words)
+
+
+@pytest.mark.parametrize(("inputs", "words"), WRONG_INPUTS)
+def test_inputs_that_are_no_tensor(inputs: Any, words: str | tuple[str, str]) -> None:
+    of_explain, of_methods = (words, words) if isinstance(words, str) else words
+    with pytest.raises(TypeError, match=f"^inputs: must be one tensor, .* but is {matching(of_explain)}"):
+        explain(build(), inputs, "1", [1])
+    for method in (LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM):
+        noise: dict[str, Any] = {} if method is LayerGradCamPlusPlus else {"n_samples": 2}
+        with pytest.raises(TypeError, match=f"^inputs: must be a tensor or a tuple .* but is {matching(of_methods)}"):
+            method(build(), "1").attribute(inputs, 1, **noise)
+
+
+def test_what_transformers_processors_return() -> None:
+    transformers = pytest.importorskip("transformers")
+    features = transformers.BatchFeature({"pixel_values": X})
+    with pytest.raises(TypeError, match=r"a BatchFeature with the keys 'pixel_values'; .*inputs\['pixel_values'\]\."):
+        explain(build(), features, "1", [1])
+    assert explain(build(), features["pixel_values"], "1", [1], n_samples=1).targets == [1]
+
+
+def test_tuples() -> None:
+    with pytest.raises(TypeError, match=r"inputs: must be one tensor, .* but is a tuple of Tensor; give the tensor"):
+        explain(build(), (X,), "1", [1])  # type: ignore[arg-type]
+    assert len(LayerGradCamPlusPlus(build(), "1").attribute((X,), 1)) == 1
+    with pytest.raises(TypeError, match=r"inputs: must be one tensor, .* but is a tuple of nothing"):
+        explain(build(), (), "1", [1])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="inputs: is an empty tuple"):
+        LayerGradCamPlusPlus(build(), "1").attribute((), 1)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (X[0], r"\(3, 6, 6\)\. If that has no dimension for the batch, give inputs\[None\]"),
+        (X[0, 0], r"\(6, 6\)\. If that has no dimension"),
+        (X.repeat(4, 1, 1, 1), r"\(4, 3, 6, 6\)\.$"),
+        (torch.tensor(1.0), r"\(\)\.$"),
+    ],
+)
+def test_inputs_that_are_not_one_example(inputs: Tensor, words: str) -> None:
+    with pytest.raises(ValueError, match=rf"^inputs: must be one example, \(1, ...\), but have the shape {words}"):
+        explain(build(), inputs, "1", [1])
+
+
+@pytest.mark.parametrize(
+    ("change", "shape"),
+    [
+        (lambda output: output.squeeze(), r"\(5,\)"),
+        (lambda output: output[:, 1], r"\(1,\)"),
+        (lambda output: output[0, 1], r"\(\)"),
+    ],
+)
+def test_an_output_without_its_first_dimension(change: Callable[[Tensor], Tensor], shape: str) -> None:
+    model = build()
+
+    def run(image: Tensor) -> Tensor:
+        return change(model(image))
+
+    with pytest.raises(
+        ValueError, match=rf"^model: must return one row of scores, .* returned {shape}\..*squeeze"
+    ) as error:
+        explain(run, X, model[1], n_samples=1)
+    assert "scores.reshape(1, -1)" in str(error.value)
+
+    def as_advised(image: Tensor) -> Tensor:
+        return run(image).reshape(1, -1)
+
+    assert explain(as_advised, X, model[1], n_samples=1).scores.dim() == 1
+
+
+@pytest.mark.parametrize(
+    ("class_names", "kind", "words"),
+    [
+        (["a"] * 4, ValueError, "there are 4, but the model has 5 classes"),
+        (["a"] * 6, ValueError, "there are 6, but the model has 5 classes"),
+        ([], ValueError, "there are 0, but the model has 5 classes"),
+        ("abcde", TypeError, "must be a list of names, but is 'abcde'"),
+        (5, TypeError, "must be a list of names, but is 5"),
+        ({"a", "b", "c", "d", "e"}, TypeError, "must be a list of names, but is {"),
+        (iter("abcde"), TypeError, "must be a list of names, but is <"),
+        ({0: "a"}, ValueError, "there are 1, but the model has 5 classes"),
+        (dict(enumerate("abcde", start=1)), ValueError, "a mapping from the numbers 0 to 4, but has the keys 1, 2, 3,"),
+        ({name: number for number, name in enumerate("abcde")}, ValueError, "but has the keys 'a', 'b', 'c',"),
+    ],
+)
+def test_class_names_that_do_not_fit(class_names: Any, kind: type[Exception], words: str) -> None:
+    model, rows = build(), []
+    model.register_forward_pre_hook(lambda _module, args: rows.append(len(args[0])))
+    with pytest.raises(kind, match=f"^class_names: .*{words}"):
+        explain(model, X, "1", [1], class_names=class_names)
+    assert rows == [1]  # before the passes with noise
+
+
+@pytest.mark.parametrize(
+    "class_names", [list("abcde"), tuple("abcde"), np.array(list("abcde")), {4: "e", 1: "b", 0: "a", 2: "c", 3: "d"}]
+)
+def test_class_names_of_every_kind_that_fits(class_names: Any) -> None:
+    explanation = explain(build(), X, "1", [1], n_samples=1, class_names=class_names)
+    assert [explanation.class_name(target) for target in range(5)] == list("abcde")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"layers": None}, "layers: must be a module, a name, or a list of these, but is None"),
+        ({"layers": 3}, "layers: must be a module, a name, or a list of these, but is 3"),
+        ({"methods": "Grad-CAM"}, "methods: must be a list, but is 'Grad-CAM'"),
+        ({"methods": None}, "methods: must be a list, but is None"),
+    ],
+)
+def test_other_arguments(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        explain(build(), X, **{"layers": "1", **arguments})
