@@ -132,7 +132,6 @@ class CamAttribution(LayerAttribution, GradientAttribution):
         several = target if isinstance(target, SeveralTargets) else SeveralTargets(lambda _output: [target])
         keep_graph = bool(grad_kwargs and grad_kwargs.get("create_graph"))
         layers = self.layer if isinstance(self.layer, list) else [self.layer]
-        user_warnings.warn(user_warnings.training_mode(self.forward_func))
         probe = LayerProbe(
             self.forward_func,
             layers,
@@ -140,6 +139,7 @@ class CamAttribution(LayerAttribution, GradientAttribution):
             attribute_to_layer_input=attribute_to_layer_input,
             keep_graph=keep_graph,
         )
+        user_warnings.warn(user_warnings.training_mode(probe.modules))
         view = LayerView(selection, for_inputs(self.reshape_transform, inputs, self.forward_func))
         averaging = Averaging(probe, view, self.derivatives, noise, grad_kwargs or {}, show_progress)
         with torch.inference_mode(False), torch.set_grad_enabled(keep_graph):

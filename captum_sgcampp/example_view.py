@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.nn import Module
 
+from captum_sgcampp.closures import modules_of
 from captum_sgcampp.layer_view import LayerView
 from captum_sgcampp.patches import MAX_PREFIX_TOKENS, is_grid_of, patch_grids
 from captum_sgcampp.reshape import for_inputs
@@ -37,12 +37,13 @@ class ExampleView(LayerView):
     ) -> "ExampleView":
         """The view of the layers of a model at one input."""
         shape = tuple(inputs.shape)
+        models = modules_of(model) if len(shape) == 4 else []
         return cls(
             selection,
             for_inputs(reshape_transform, (inputs,), model),
             compute_all_channels,
             shape,
-            patch_grids(model, shape) if isinstance(model, Module) and len(shape) == 4 else frozenset(),
+            frozenset[tuple[int, int]]().union(*(patch_grids(found, shape) for found in models)),
         )
 
     def _check(self, tensor: Tensor, maps: Tensor, layer: str) -> None:

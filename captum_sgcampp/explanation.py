@@ -283,14 +283,15 @@ def explain(
     if noise.n_samples:
         noise = replace(noise, generator=noise.source((inputs,)))  # already here, to know its seed
     seed = seed_of(noise.generator)
-    user_warnings.warn(user_warnings.training_mode(model))
     selection = Selection(filters, subset, region)
     # Other filters cost nothing, and the page shows them; only true derivatives are taken filter by filter.
     all_channels = derivatives != "autograd"
     view = ExampleView.of(inputs, model, selection, reshape_transform, compute_all_channels=all_channels)
     read_scores = _ScoreReader()
+    probe = LayerProbe(model, list(names), read_scores=read_scores)
+    user_warnings.warn(user_warnings.training_mode(probe.modules))
     averaging = Averaging(
-        LayerProbe(model, list(names), read_scores=read_scores),
+        probe,
         view,
         derivatives,
         noise,

@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Conv2d, Module
 
+from captum_sgcampp.closures import modules_of
+
 Grid = tuple[int, ...]
 
 MAX_PREFIX_TOKENS = 16
@@ -30,12 +32,12 @@ class PatchedInputs:
 
     @classmethod
     def of(cls, inputs: Sequence[Tensor], forward_func: Callable[..., Any]) -> "PatchedInputs":
-        """Reads them from the inputs and, if it is a module, from the model."""
+        """Reads them from the inputs and the model."""
         shapes = tuple(tuple(tensor.shape) for tensor in inputs)
-        told = frozenset[Grid]()
-        if isinstance(forward_func, Module):
-            told = told.union(*(_told_grids(forward_func, shape) for shape in shapes))
-        return cls(shapes, told)
+        models = modules_of(forward_func)
+        return cls(
+            shapes, frozenset(grid for model in models for shape in shapes for grid in _told_grids(model, shape))
+        )
 
     @property
     def have_image(self) -> bool:

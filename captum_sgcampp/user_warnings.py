@@ -2,8 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -32,9 +31,8 @@ def warn(messages: Iterable[str]) -> None:
         warnings.warn(message, stacklevel=level)
 
 
-def training_mode(forward_func: Callable[..., Any]) -> Iterator[str]:
+def training_mode(modules: Iterable[Module]) -> Iterator[str]:
     """A model that behaves differently in each pass, as far as its modules show."""
-    modules = forward_func.modules() if isinstance(forward_func, Module) else ()
     kinds = {type(module).__name__ for module in modules if module.training and _is_random_or_updated(module)}
     if kinds:
         yield (

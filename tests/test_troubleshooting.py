@@ -17,7 +17,7 @@ def messages() -> list[str]:
     infinite, one = torch.full((1, 1, 2, 2), torch.inf), torch.ones(1, 1, 2, 2)
     huge = torch.full((1, 1, 2, 2), 3e38)
     return [
-        *user_warnings.training_mode(torch.nn.Dropout()),
+        *user_warnings.training_mode([torch.nn.Dropout()]),
         *user_warnings.no_noise("Grad-CAM++"),
         *user_warnings.repeated_layer("LAYER", 2),
         *user_warnings.not_finite("LAYER", one, sum_of_powers(infinite[None])),
