@@ -6,6 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.parameter import is_lazy
+
+from captum_sgcampp._torch import version_of
 
 
 class _Buffer(NamedTuple):
@@ -13,6 +16,14 @@ class _Buffer(NamedTuple):
     name: str
     tensor: Tensor
     value: Tensor
+    version: int
+
+    def has_changed(self) -> bool:
+        """Whether it has been written to. Batch normalization does so without a new version."""
+        if version_of(self.tensor) != self.version:
+            return True
+        comparable = self.tensor.layout == torch.strided and not self.tensor.is_meta
+        return comparable and not torch.equal(self.tensor, self.value)
 
 
 class PassState:
@@ -27,11 +38,11 @@ class PassState:
 
     def __init__(self, modules: Iterable[Module], inputs: Iterable[Tensor]) -> None:
         self._buffers = [
-            _Buffer(module, name, tensor, tensor.detach().clone())
+            _Buffer(module, name, tensor, tensor.detach().clone(), version_of(tensor))
             for module in modules
             if module.training
             for name, tensor in module.named_buffers(recurse=False)
-            if not tensor.is_inference()  # which cannot be written to
+            if not is_lazy(tensor) and not tensor.is_inference()  # the latter cannot be written to
         ]
         self._random = torch.get_rng_state()
         self._random_of_gpus = {
@@ -42,11 +53,11 @@ class PassState:
     def restore(self) -> None:
         """Puts everything back."""
         with torch.no_grad():
-            for module, name, tensor, value in self._buffers:
-                if getattr(module, name) is not tensor:
-                    setattr(module, name, tensor)
-                if not torch.equal(tensor, value):
-                    tensor.copy_(value)
+            for buffer in self._buffers:
+                if getattr(buffer.module, buffer.name) is not buffer.tensor:
+                    setattr(buffer.module, buffer.name, buffer.tensor)
+                if buffer.has_changed():
+                    buffer.tensor.copy_(buffer.value)
         torch.set_rng_state(self._random)
         for device, state in self._random_of_gpus.items():
             torch.cuda.set_rng_state(state, device)

@@ -468,6 +468,19 @@ def test_a_repeated_pass_updates_running_statistics_once(around: Callable[[nn.Mo
         assert torch.equal(model.norm.running_var, once.norm.running_var)
 
 
+@pytest.mark.filterwarnings("ignore:forward_func. the model is in training mode", "ignore:.*Lazy modules")
+def test_buffers_of_other_kinds_do_no_harm() -> None:
+    """Sparse ones, which cannot be compared, those that have no value yet, and none."""
+    model: NeedsMuch = seeded(NeedsMuch).double().train()
+    sparse = torch.eye(2, dtype=torch.float64).to_sparse()
+    model.register_buffer("sparse", sparse)
+    model.register_buffer("nothing", None)
+    model.register_buffer("meta", torch.empty(2, device="meta"))
+    model.head = nn.Sequential(nn.LazyBatchNorm1d(dtype=torch.float64), model.head)  # type: ignore[assignment]
+    assert attribute(model, model.layer, 0, images()).any()
+    assert torch.equal(sparse.to_dense(), torch.eye(2, dtype=torch.float64))
+
+
 @pytest.mark.filterwarnings("ignore:forward_func. the model is in training mode")
 def test_a_repeated_pass_draws_the_random_numbers_of_the_first() -> None:
     """So that they, and what follows from them, are those of one pass, as with Captum."""
