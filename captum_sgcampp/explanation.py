@@ -284,6 +284,7 @@ def explain(
         noise = replace(noise, generator=noise.source((inputs,)))  # already here, to know its seed
     seed = seed_of(noise.generator)
     user_warnings.warn(user_warnings.training_mode(model))
+    shown = _input_as_photograph(inputs) if photograph is None else pixels(photograph)
     selection = Selection(filters, subset, region)
     # Other filters cost nothing, and the page shows them; only true derivatives are taken filter by filter.
     all_channels = derivatives != "autograd"
@@ -338,7 +339,6 @@ def explain(
     settings = f"{recipe.model_name}, layer {', '.join(names.values())}"
     if noise.n_samples:
         settings += f"; noise: n = {n_samples}, \N{GREEK SMALL LETTER SIGMA} = {stdevs:g}"
-    shown = _input_as_photograph(inputs) if photograph is None else pixels(photograph)
     return Explanation(
         averages.output[0],
         maps,
