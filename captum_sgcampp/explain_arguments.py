@@ -1,6 +1,7 @@
 """The arguments of `explain` besides its input: the methods, the layers, and the classes of the model's output."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor
@@ -63,15 +64,22 @@ def choose_classes(scores: Tensor, targets: Sequence[int] | None, top_k: int) ->
     """The classes to explain: the given ones, or those with the highest scores.
 
     Raises:
+        IndexError: A target is not one of the classes.
+        TypeError: `top_k` is not an integer.
         ValueError: `targets` is empty or repeats one, or `top_k` is out of range.
     """
+    n_classes = len(scores)
     if targets is None:
-        n_classes = len(scores)
+        if isinstance(top_k, bool) or not isinstance(top_k, Integral):
+            raise TypeError(f"top_k: must be an integer, but is {top_k!r}.")
         if not 1 <= top_k <= n_classes:
             raise ValueError(f"top_k: must be from 1 to the {n_classes} classes, but is {top_k}.")
         return scores.argsort(descending=True)[:top_k].tolist()
     if not targets or len(set(targets)) < len(targets):
         raise ValueError(f"targets: must be one or several different classes, but are {list(targets)}.")
+    for target in targets:
+        if not -n_classes <= target < n_classes:
+            raise IndexError(f"targets: {target} is out of range; the model has {n_classes} classes.")
     return list(targets)
 
 

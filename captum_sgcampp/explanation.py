@@ -283,6 +283,7 @@ def explain(
     if noise.n_samples:
         noise = replace(noise, generator=noise.source((inputs,)))  # already here, to know its seed
     seed = seed_of(noise.generator)
+    shown = _input_as_photograph(inputs) if photograph is None else pixels(photograph)
     selection = Selection(filters, subset, region)
     # Other filters cost nothing, and the page shows them; only true derivatives are taken filter by filter.
     all_channels = derivatives != "autograd"
@@ -339,7 +340,6 @@ def explain(
     settings = f"{recipe.model_name}, layer {', '.join(names.values())}"
     if noise.n_samples:
         settings += f"; noise: n = {n_samples}, \N{GREEK SMALL LETTER SIGMA} = {stdevs:g}"
-    shown = _input_as_photograph(inputs) if photograph is None else pixels(photograph)
     return Explanation(
         averages.output[0],
         maps,

@@ -30,11 +30,13 @@ def pixels(photograph: Any) -> npt.NDArray[np.float32]:
         array = array / np.float32(np.iinfo(array.dtype).max)
     if array.ndim == 2:
         array = array[:, :, None]
-    if array.ndim != 3 or array.shape[2] not in {1, 3} or not array.size or not (array.min() >= 0 and array.max() <= 1):
-        extent = f" and the range {array.min()} to {array.max()}" if array.size else ""
+    is_numeric = array.dtype.kind in "biuf"
+    is_image = is_numeric and array.ndim == 3 and array.shape[2] in {1, 3} and array.size
+    if not is_image or not (array.min() >= 0 and array.max() <= 1):
+        extent = f" and the range {array.min()} to {array.max()}" if is_numeric and array.size else ""
         raise ValueError(
             "photograph: must be (H, W, 3) or (H, W), of unsigned integers or of floats in [0, 1], but has the shape "
-            f"{array.shape}{extent}."
+            f"{array.shape}{extent}{'' if is_numeric else f' and is {photograph!r:.80}'}."
         )
     return np.broadcast_to(array, (*array.shape[:2], 3)).astype(np.float32)
 

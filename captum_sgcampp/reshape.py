@@ -3,11 +3,13 @@ r"""Functions for `reshape_transform`, for layers that are not (N, C, \*spatial)
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor
 
 from captum_sgcampp.patches import MAX_PREFIX_TOKENS, Grid, PatchedInputs
+from captum_sgcampp.selection import index_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,10 @@ class TokensToMap:
     inputs: PatchedInputs | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.n_prefix_tokens, Tensor):
+            raise TypeError("tokens_to_map: is to be called, as in reshape_transform=tokens_to_map().")
+        if isinstance(self.n_prefix_tokens, bool) or not isinstance(self.n_prefix_tokens, Integral):
+            raise TypeError(f"n_prefix_tokens: must be an integer, but is {self.n_prefix_tokens!r}.")
         if self.n_prefix_tokens < 0:
             raise ValueError(f"n_prefix_tokens: must not be negative, but is {self.n_prefix_tokens}.")
 
@@ -113,6 +119,11 @@ def tokens_to_map(n_prefix_tokens: int = 1, grid: Grid | None = None) -> TokensT
         >>> tokens_to_map()(torch.rand(2, 1 + 14 * 14, 768)).shape
         torch.Size([2, 768, 14, 14])
     """
+    if grid is not None:
+        try:
+            grid = tuple(map(index_of, grid))
+        except TypeError as error:
+            raise TypeError(f"grid: must be a tuple of integers, such as (24, 6), but is {grid!r}: {error}.") from error
     return TokensToMap(n_prefix_tokens, grid)
 
 

@@ -12,7 +12,7 @@ from models import images, seeded
 from PIL import Image
 from torch import Tensor, nn
 
-from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM, explain
+from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM, explain, tokens_to_map
 
 X = images(1, 3, 6, 6, dtype=torch.float32)
 
@@ -155,9 +155,37 @@ def test_class_names_of_every_kind_that_fits(class_names: Any) -> None:
         ({"layers": None}, "layers: must be a module, a name, or a list of these, but is None"),
         ({"layers": 3}, "layers: must be a module, a name, or a list of these, but is 3"),
         ({"methods": "Grad-CAM"}, "methods: must be a list, but is 'Grad-CAM'"),
+        ({"top_k": True}, "top_k: must be an integer, but is True"),
+        ({"top_k": 1.5}, "top_k: must be an integer, but is 1.5"),
+        ({"reshape_transform": tokens_to_map}, r"tokens_to_map: is to be called, .*tokens_to_map\(\)"),
         ({"methods": None}, "methods: must be a list, but is None"),
     ],
 )
 def test_other_arguments(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(TypeError, match=words):
         explain(build(), X, **{"layers": "1", **arguments})
+
+
+def test_a_target_that_is_no_class() -> None:
+    with pytest.raises(IndexError, match="targets: 5 is out of range; the model has 5 classes"):
+        explain(build(), X, "1", [1, 5])
+
+
+def test_a_photograph_that_is_no_image() -> None:
+    with pytest.raises(ValueError, match=r"photograph: must be .* is 'cat.jpg'"):
+        explain(build(), X, "1", photograph="cat.jpg", n_samples=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"grid": 14}, "grid: must be a tuple of integers, such as .* but is 14"),
+        ({"grid": "33"}, "grid: must be a tuple of integers, such as .* but is '33'"),
+        ({"grid": (3.0, 3)}, r"grid: must be a tuple of integers, such as .* but is \(3.0, 3\)"),
+        ({"n_prefix_tokens": None}, "n_prefix_tokens: must be an integer, but is None"),
+        ({"n_prefix_tokens": True}, "n_prefix_tokens: must be an integer, but is True"),
+    ],
+)
+def test_arguments_of_tokens_to_map(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        tokens_to_map(**arguments)
