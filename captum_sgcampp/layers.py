@@ -110,7 +110,7 @@ def last_maps(layers: Sequence[LayerInfo]) -> list[LayerInfo]:
         ['1', '3']
     """
     resolutions = {layer.name: _resolution(layer.shapes) for layer in layers}
-    convolved = {resolutions[layer.name] for layer in layers if isinstance(layer.module, Conv2d)} - {None, (1, 1)}
+    convolved = {resolutions[layer.name] for layer in layers if is_convolution(layer.module)} - {None, (1, 1)}
     blocks = [layer for layer in layers if _resolution(layer.input_shapes) not in {None, resolutions[layer.name]}]
     last: dict[tuple[int, ...] | None, LayerInfo] = {}
     for layer in layers:
@@ -122,8 +122,19 @@ def last_maps(layers: Sequence[LayerInfo]) -> list[LayerInfo]:
     return [last[resolution] for resolution in sorted(last, key=lambda size: size or (), reverse=True)]
 
 
+def is_convolution(module: Module) -> bool:
+    """Whether a layer is a two-dimensional convolution: torch's, a quantized one, or one with weights of that shape."""
+    if isinstance(module, Conv2d):
+        return True
+    if next(module.children(), None) is not None or "Pool" in type(module).__name__:
+        return False
+    own = any(weight.dim() == 4 and len(weight) > 1 for weight in module.parameters(recurse=False))
+    return own or hasattr(module, "kernel_size")
+
+
 def _shapes(values: Iterable[Any]) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(value.shape) for value in values if isinstance(value, Tensor))
+    # Nested tensors have no shape.
+    return tuple(tuple(value.shape) for value in values if isinstance(value, Tensor) and not value.is_nested)
 
 
 def _resolution(shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...] | None:

@@ -143,3 +143,12 @@ def same_gradient(gradients: Tensor, first: Tensor) -> bool:
     """
     tolerance = SAME_GRADIENT * torch.finfo(first.dtype).eps * over_positions(torch.amax, first.abs())
     return bool(((gradients - first).abs() <= tolerance).all())
+
+
+def images_influence_one_another() -> Iterator[str]:
+    """A model whose output for an image of a dataset depends on the others of its batch."""
+    yield (
+        "dataset: the model's output for an image depends on the other images of its batch, as with a batch norm "
+        "without running statistics. Images go through the model one at a time, so that no map depends on its "
+        "neighbours; batch_size=1 asks for this."
+    )

@@ -29,6 +29,7 @@ def messages() -> list[str]:
         *user_warnings.several_copies_refused(RuntimeError("sizes differ")),
         *user_warnings.no_curvature("LAYER"),
         *user_warnings.images_without_map({"cat.jpg": "an error"}, 5),
+        *user_warnings.images_influence_one_another(),
     ]
 
 
@@ -38,7 +39,7 @@ def test_it_names_every_warning() -> None:
     beginnings = re.findall(r"^\| `(.*?)` \|", PAGE.read_text("utf-8"), re.MULTILINE)
     patterns = [re.compile(".*".join(map(re.escape, beginning.split("...")))) for beginning in beginnings]
     found = messages()
-    assert len(found) == 12
+    assert len(found) == 13
     for message in found:
         assert any(pattern.match(message) for pattern in patterns), message
     for pattern in patterns:
@@ -47,4 +48,4 @@ def test_it_names_every_warning() -> None:
 
 def test_these_are_all_of_them() -> None:
     source = Path(user_warnings.__file__).read_text("utf-8")
-    assert len(re.findall(r"^ +yield ", source, re.MULTILINE)) == 12
+    assert len(re.findall(r"^ +yield ", source, re.MULTILINE)) == 13

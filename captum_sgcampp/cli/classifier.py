@@ -16,6 +16,8 @@ from captum_sgcampp.cli.map_of_layer import as_map, patch_size_of, unchanged
 from captum_sgcampp.explanation import logits_of
 from captum_sgcampp.layers import LayerInfo, last_maps, list_layers
 
+_QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+
 
 class ChosenLayers(NamedTuple):
     """The layers to attribute to."""
@@ -30,8 +32,7 @@ class _Trial(NamedTuple):
 
     image_size: tuple[int, int]
     """The height and the width of the input."""
-    n_classes: int
-    wraps_logits: bool
+    output: Any
     layers: list[LayerInfo]
     patch_size: tuple[int, int] | None
 
@@ -87,12 +88,12 @@ class Classifier:
     @property
     def n_classes(self) -> int:
         """The number of classes."""
-        return self._trial.n_classes
+        return self._scores.shape[1]
 
     @property
     def wraps_logits(self) -> bool:
         """Whether the network returns an object with the logits, and not the logits themselves."""
-        return self._trial.wraps_logits
+        return self._scores is not self._trial.output
 
     @property
     def layers(self) -> list[LayerInfo]:
@@ -105,11 +106,26 @@ class Classifier:
 
     def default_layers(self, *, of_each_resolution: bool = False) -> list[str]:
         """The names of the layers to take if none are given: the default layer, after the last of each resolution."""
+        self.require_layers()
         default = self.default_layer()
         if default is None:
             raise CommandError(f"{self.name} has no layer that is known to be a map; choose one (see --list-layers)")
         others = last_maps(self.layers) if of_each_resolution else []
         return [*(layer.name for layer in others if layer.name != default), default]
+
+    def require_scores(self) -> None:
+        """Raises a CommandError if the network does not return a row of scores with gradients, and a name for each."""
+        _ = self._scores
+        if any(type(module).__module__.startswith(_QUANTIZED) for module in self.model.modules()):
+            raise CommandError(f"{self.name} is quantized and has no gradients; give the model that it was made of")
+
+    def require_layers(self) -> None:
+        """Raises a CommandError if no layer is seen when the network runs."""
+        if not any(layer.calls for layer in self.layers):
+            raise CommandError(
+                f"no layer of {self.name} can be seen when it runs, as of a scripted or an exported model; give the "
+                "model that it was made of, or torch.export.unflatten(program)"
+            )
 
     def choose(self, names: Sequence[str]) -> ChosenLayers:
         """Finds layers by their dotted names.
@@ -176,18 +192,29 @@ class Classifier:
             layers = list_layers(self.model, inputs)
             with torch.no_grad():
                 output = self.model(inputs)
-                scores = logits_of(output)
+            height, width = inputs.shape[-2:]
+            return _Trial((height, width), output, layers, patch_size_of(self.model))
         except CommandError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise CommandError(f"{self.name} does not run: {described(error)}") from error
-        if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != 1:
+
+    @cached_property
+    def _scores(self) -> Tensor:
+        """The scores in that run."""
+        output = self._trial.output
+        try:
+            scores = logits_of(output)
+        except Exception as error:  # whatever an output of one's own does
+            raise CommandError(f"{self.name} must return scores, but: {described(error)}") from error
+        if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != 1 or not scores.numel():
             kind = str(tuple(scores.shape)) if isinstance(scores, Tensor) else type(scores).__name__
             raise CommandError(f"{self.name} must return a row of scores, (1, classes), but returned {kind}")
+        if not scores.is_floating_point():
+            raise CommandError(f"{self.name} must return scores of floating point, but returned {scores.dtype}")
         if self.classes is not None and len(self.classes) != scores.shape[1]:
             raise CommandError(f"{self.name} has {scores.shape[1]} classes, but there are {len(self.classes)} names")
-        height, width = inputs.shape[-2:]
-        return _Trial((height, width), scores.shape[1], scores is not output, layers, patch_size_of(self.model))
+        return scores
 
 
 def _to_map(

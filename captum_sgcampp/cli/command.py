@@ -57,6 +57,7 @@ def _run(options: argparse.Namespace) -> int:
         pictures = picture_files(photographs, options.output, read, several=several)
     page = page_file(options.page, photographs, read) if options.page else None
     classifier = load_classifier(options.model, device, options.weights, options.classes)
+    classifier.require_scores()
     layers = classifier.choose(
         options.layer or classifier.default_layers(of_each_resolution=bool(page and not options.output))
     )
@@ -152,6 +153,7 @@ def _print_layers(classifier: Classifier) -> None:
     for layer in layers:
         mark = "  <- default" if layer.name == default else ""
         print(f"{layer.name:{name_width}}  {type(layer.module).__name__:{type_width}}  {layer.output_summary}{mark}")
+    classifier.require_layers()
 
 
 def _ranking(explanation: Explanation) -> list[str]:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import Conv2d, Linear, Module, Sequential, modules
+from torch.nn import Linear, Module, Sequential, modules
 
 from captum_sgcampp.cli.map_of_layer import unchanged
-from captum_sgcampp.layers import LayerInfo
+from captum_sgcampp.layers import LayerInfo, is_convolution
 
 Reshape = Callable[[LayerInfo], Callable[[Tensor], Tensor] | None]
 """How a layer is seen as a map; None if it cannot be."""
@@ -65,10 +65,9 @@ def _last_block_but_one(layers: Sequence[LayerInfo], reshape: Reshape) -> str | 
 def _last_map(layers: Sequence[LayerInfo], reshape: Reshape) -> str | None:
     """The last map with the resolution of the last convolution, before it is pooled, and below a nonlinearity."""
     maps = [layer for layer in layers if _is_map(layer, reshape)]
-    resolutions = [layer.shapes[0][2:] for layer in maps if isinstance(layer.module, Conv2d)]
-    unpooled = [
-        layer for layer in maps if layer.shapes[0][2:] == resolutions[-1] and "Pool" not in type(layer.module).__name__
-    ]
+    unpooled = [layer for layer in maps if "Pool" not in type(layer.module).__name__]
+    convolved = [layer for layer in unpooled if is_convolution(layer.module)] or unpooled  # it may be a function
+    unpooled = [layer for layer in unpooled if layer.shapes[0][2:] == convolved[-1].shapes[0][2:]]
     nonlinear = [number for number, layer in enumerate(layers) if _is_activation(layer.module)]
     last_nonlinear = nonlinear[-1] if nonlinear else len(layers)  # it may be a function
     below = [layer for layer in unpooled if layers.index(layer) < last_nonlinear]
@@ -87,7 +86,7 @@ def _is_positional(layer: LayerInfo) -> bool:
 
 
 def _has_weights(layer: LayerInfo) -> bool:
-    return isinstance(layer.module, (Conv2d, Linear))
+    return isinstance(layer.module, Linear) or is_convolution(layer.module)
 
 
 def _is_activation(module: Module) -> bool:

@@ -34,12 +34,17 @@ def unknown(what: str, name: str, known: Collection[str]) -> CommandError:
 
 def one_line(error: object) -> str:
     """Shortens a message of another library to a line."""
-    return " ".join(str(error).split())[:300]
+    try:
+        text = str(error)
+    except Exception:  # an error of one's own may have no text
+        text = ""
+    return " ".join(text.split())[:300]
 
 
 def described(error: BaseException) -> str:
     """The type and the message of an unexpected error, in a line."""
-    return f"{type(error).__name__}: {one_line(error)}" if str(error) else type(error).__name__
+    text = one_line(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def with_cause(error: BaseException) -> str:
@@ -56,6 +61,7 @@ def in_the_commands_words(message: object) -> str:
     if "missing from font" in text:  # matplotlib says it for each character
         return "the picture's font lacks some characters of the names"
     text = text.replace("retry_failed=True", "--retry-failed")
+    text = re.sub(r"\bn_samples=(\d+)", r"--n-samples \1", text)
     text = re.sub(r"^(layers?|targets|output):", lambda found: f"{_FLAGS[found[1]]}:", text)
     return re.sub(r"\b(n_samples|stdevs|filters|subset|top_k)\b(?=[:,.]| and)", lambda found: _FLAGS[found[1]], text)
 

@@ -45,6 +45,7 @@ def load(name: str, weights: Mapping[str, Tensor] | None, device: torch.device) 
     if not isinstance(returned, (tuple, list)) or len(returned) not in {3, 4}:
         raise CommandError(f"{function_name} of {shown(path)} must return {RETURNS}, but returned {_kind(returned)}")
     model, preprocess, classes, reshape_transform = (*returned, None)[:4]
+    model = getattr(model, "_orig_mod", model)  # torch.compile takes no hooks that come and go
     if not isinstance(model, Module) or not callable(preprocess):
         kinds = f"{_kind(model)} and {_kind(preprocess)}"
         raise CommandError(f"{function_name} of {shown(path)} must return a Module and a function first, not {kinds}")

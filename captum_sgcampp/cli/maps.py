@@ -4,6 +4,7 @@ import argparse
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -177,8 +178,10 @@ def _method(
     """The method, and its parameters of the noise."""
     chosen = (options.methods or [DEFAULT_METHOD])[0]
     noise = {"n_samples": options.n_samples, "stdevs": options.stdevs}
-    # The fastest for convolutional networks; their first convolution makes the images follow.
-    model, names = classifier.model.to(memory_format=torch.channels_last), layers.names
+    model, names = classifier.model, layers.names
+    with suppress(Exception):  # of a network that cannot be changed, or has weights of more dimensions
+        # The fastest for convolutional networks; their first convolution makes the images follow.
+        model.to(memory_format=torch.channels_last)
     if classifier.wraps_logits:
         model, names = LogitsOf(model), [f"model.{name}" for name in names]
     name: Any = names[0] if len(names) == 1 else names

@@ -4,10 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.fx import GraphModule
+from torch.nn import Module
 
 from captum_sgcampp.cli.arguments import DEFAULT_MODEL
 from captum_sgcampp.cli.classifier import Classifier
-from captum_sgcampp.cli.errors import CommandError, shown
+from captum_sgcampp.cli.errors import CommandError, described, shown
 from captum_sgcampp.cli.weights import read_weights
 
 
@@ -49,8 +51,23 @@ def load_classifier(
         from captum_sgcampp.cli.from_torchvision import load as load_torchvision
 
         classifier = load_torchvision(name, weights, device)
-    classifier.model.to(device).eval()
+    _prepare(classifier.model, classifier.name, device)
     return classifier if classes_file is None else replace(classifier, classes=_read_classes(classes_file))
+
+
+def _prepare(model: Module, name: str, device: torch.device) -> None:
+    """Moves a network to the device, in evaluation mode. One that refuses may already be as it shall be."""
+    try:
+        model.to(device)
+    except Exception as error:  # each kind of network has its own
+        if any(tensor.device.type != device.type for tensor in (*model.parameters(), *model.buffers())):
+            raise CommandError(f"{name} cannot be moved to the device '{device}': {described(error)}") from error
+    try:
+        model.eval()
+    except Exception as error:
+        if any(module.training for module in model.modules()):
+            hint = "; give torch.export.unflatten(program)" if isinstance(model, GraphModule) else ""
+            raise CommandError(f"{name} cannot be put in evaluation mode: {described(error)}{hint}") from error
 
 
 def _read_classes(file: Path) -> list[str]:

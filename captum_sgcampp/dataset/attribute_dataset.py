@@ -49,7 +49,8 @@ def attribute_dataset(
     The folder then holds:
 
     - ``run.json``: the names of all images, and what the maps depend on: the model and its weights, the method and its
-      arguments, the seed, the transform of the dataset, versions.
+      arguments, the seed, the transform of the dataset, versions. Functions among these are known by their code and by
+      what it refers to, which other versions of Python compile to something else.
     - ``maps-*.safetensors``: the maps, a tensor for each, in the resolution of the layer. :func:`open_maps` reads them.
     - ``maps-*.csv``, one beside each, and at the end ``index.csv`` with all of them: for each map the image's `name`,
       the map's `key` in :func:`open_maps`, `layer`, `target`, `target_name`, `probability` (the softmax of the model's
@@ -58,7 +59,8 @@ def attribute_dataset(
       with ``pandas.read_csv("index.csv", keep_default_na=False)``, or names such as "NA" are lost.
 
     The noise of an image is seeded from `seed` and its name. Its map is therefore the same for any number of processes,
-    and the same to rounding for any `batch_size` and number of threads.
+    and the same to rounding for any `batch_size` and number of threads. Where a model lets the images of a batch
+    influence one another, which two images of the first batch show, images go through it one at a time.
 
     Args:
         method: The method: one of this package, or one of Captum's layer methods. Those of Captum's that draw random
@@ -99,7 +101,7 @@ def attribute_dataset(
             whatever the method raises for every image is raised at once.
 
     Warns:
-        UserWarning: Images have no map.
+        UserWarning: Images have no map, or would influence one another's.
 
     Example::
 

@@ -13,7 +13,9 @@ from torch.nn import Module
 
 from captum_sgcampp._captum import TargetType, _format_additional_forward_args, _run_forward
 from captum_sgcampp.cam_attribution import CamAttribution, SeveralTargets
+from captum_sgcampp.dataset.neighbours import Outcome
 from captum_sgcampp.dataset.targets import BatchTarget, ImageTarget, Targets
+from captum_sgcampp.layer_pass import LayerPass, LayerProbe
 from captum_sgcampp.layers import dotted_name
 from captum_sgcampp.smooth_cam_attribution import SmoothCamAttribution
 
@@ -27,6 +29,15 @@ class Map(NamedTuple):
     of: ImageTarget
     values: Tensor
     r"""(C, \*spatial), on the CPU."""
+
+
+class MapsOfBatch(NamedTuple):
+    """What comes of a batch."""
+
+    of_each: list[list[Map]]
+    """The maps of each image."""
+    output: Tensor
+    """What the model returned, without noise."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ class BatchMaps:
                     return tensor.device
         return torch.device("cpu")
 
-    def __call__(self, names: Sequence[str], images: Tensor, labels: Sequence[int | None]) -> list[list[Map]]:
+    def __call__(self, names: Sequence[str], images: Tensor, labels: Sequence[int | None]) -> MapsOfBatch:
         """Computes the maps of each image.
 
         Args:
@@ -79,7 +90,7 @@ class BatchMaps:
         """
         images = images.to(self.device, non_blocking=True)
         attribute = self._ours if isinstance(self.method, CamAttribution) else self._captums
-        targets, attributions = attribute(names, images, labels)
+        output, targets, attributions = attribute(names, images, labels)
         maps: list[list[Map]] = [[] for _ in names]
         for target, attribution in zip(targets, attributions, strict=True):
             for layer, suffix, tensor in self._by_layer(attribution):
@@ -91,16 +102,41 @@ class BatchMaps:
                 for of_image, of, values in zip(maps, target.of_each, tensor.detach().cpu(), strict=True):
                     full_suffix = [*suffix, of.target] if len(targets) > 1 else suffix
                     of_image.append(Map("/".join(full_suffix), layer, of, values.contiguous().clone()))
-        return maps
+        return MapsOfBatch(maps, output)
+
+    def run(self, images: Tensor) -> Outcome:
+        """Runs the model as :meth:`__call__` does without noise."""
+        images = images.to(self.device, copy=True)  # some models write into it
+        forward_args = _format_additional_forward_args(self.arguments.get("additional_forward_args")) or ()
+        modules = [module for module in (self.method.forward_func, *self.layers) if isinstance(module, Module)]
+        weights = {weight.dtype for module in modules for weight in module.parameters() if weight.is_floating_point()}
+        if not isinstance(self.method, CamAttribution):
+            with torch.no_grad():
+                output: Any = _run_forward(self.method.forward_func, images, None, forward_args)
+            return Outcome(output, weights)
+        probe = LayerProbe(
+            self.method.forward_func,
+            self.layers,
+            device_ids=self.method.device_ids,
+            attribute_to_layer_input=self.arguments.get("attribute_to_layer_input", False),
+        )
+
+        def look(layer_pass: LayerPass) -> Outcome:
+            # Of a layer within autocast, too.
+            at_layers = {piece.value.dtype for tensor in layer_pass.tensors for piece in tensor.by_device}
+            return Outcome(layer_pass.output.detach(), weights | at_layers)
+
+        return probe.run((images,), forward_args, look)
 
     def _ours(
         self, names: Sequence[str], images: Tensor, labels: Sequence[int | None]
-    ) -> tuple[list[BatchTarget], Sequence[Any]]:
+    ) -> tuple[Tensor, list[BatchTarget], Sequence[Any]]:
         """Our methods choose the targets in the pass without noise, so that no further pass is needed."""
-        targets: list[BatchTarget] = []
+        chosen: list[tuple[Tensor, list[BatchTarget]]] = []
 
         def choose(output: Tensor) -> list[TargetType]:
-            targets[:] = self.targets.choose(output, labels)
+            targets = self.targets.choose(output, labels)
+            chosen[:] = [(output, targets)]
             return [target.for_captum for target in targets]
 
         arguments = self.arguments
@@ -108,21 +144,21 @@ class BatchMaps:
             generators = [Generator(images.device).manual_seed(noise_seed(self.seed, name)) for name in names]
             arguments = {**arguments, "generator": generators}
         attributions = self.method.attribute(images, SeveralTargets(choose), **arguments)
-        return targets, attributions
+        return *chosen[0], attributions
 
     def _captums(
         self, _names: Sequence[str], images: Tensor, labels: Sequence[int | None]
-    ) -> tuple[list[BatchTarget], Sequence[Any]]:
+    ) -> tuple[Tensor, list[BatchTarget], Sequence[Any]]:
         """Captum's methods need the targets beforehand, from a pass of its own."""
-        forward_args = _format_additional_forward_args(self.arguments.get("additional_forward_args"))
-        with torch.no_grad():
-            output: Any = _run_forward(self.method.forward_func, images, None, forward_args)
+        output, _ = self.run(images)
         targets = self.targets.choose(output, labels)
         if "target" not in inspect.signature(self.method.attribute).parameters:  # as in LayerActivation
-            return targets, [self.method.attribute(images, **self.arguments)] * len(targets)
-        return targets, [
-            self.method.attribute(images, target=target.for_captum, **self.arguments) for target in targets
-        ]
+            return output, targets, [self.method.attribute(images, **self.arguments)] * len(targets)
+        return (
+            output,
+            targets,
+            [self.method.attribute(images, target=target.for_captum, **self.arguments) for target in targets],
+        )
 
     def _by_layer(self, attribution: Any) -> Iterator[tuple[str, list[str], Tensor]]:
         """The tensors that a method returned, each with its layer's name and its suffix."""

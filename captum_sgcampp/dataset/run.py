@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
+from captum_sgcampp import user_warnings
 from captum_sgcampp.dataset.batch_maps import BatchMaps, Map
 from captum_sgcampp.dataset.images import FileState, Images
 from captum_sgcampp.dataset.loading import Batch, Group, Loading, Task, collate, in_one_line
+from captum_sgcampp.dataset.neighbours import depends_on_neighbours
 from captum_sgcampp.dataset.progress import Progress
 from captum_sgcampp.dataset.shards import Record, Row, RunFolder
 from captum_sgcampp.noise import even_parts
@@ -47,6 +49,8 @@ class Run:
         self._retried: dict[int, object] = {}
         self._visited: set[int] = set()
         self._n_failed = 0
+        self._may_share: bool | None = None
+        """Whether images may share a pass; not known before the first batch with several."""
 
     def try_first_images(self) -> None:
         """Raises the method's error if it fails for all of the first images that can be read."""
@@ -148,16 +152,27 @@ class Run:
             self._write(batch.shard, shard)
 
     def _attribute(self, group: Group) -> list[list[Map] | str]:
-        """The maps of each image; where the model refuses a batch, of each image alone, or its error."""
+        """The maps of each image; of each image alone where the model refuses a batch, or its images are not alone."""
         names = [self._record.names[position] for position in group.positions]
-        try:
-            return [_finite(maps) for maps in self._maps_of(names, group.images, group.labels)]
-        except Exception as error:
-            if "CUDA error" in str(error):  # after which the device fails for all further images too
-                raise
-            if len(names) == 1:
-                return [in_one_line(error)]
+        if len(names) == 1 or self._may_share is not False:
+            try:
+                maps = self._maps_of(names, group.images, group.labels)
+                if len(names) == 1 or self._are_alone(group.images, maps.output):
+                    return list(map(_finite, maps.of_each))
+            except Exception as error:
+                if "CUDA error" in str(error):  # after which the device fails for all further images too
+                    raise
+                if len(names) == 1:
+                    return [in_one_line(error)]
         return [found for number in range(len(names)) for found in self._attribute(group.only(number))]
+
+    def _are_alone(self, images: Tensor, output: Tensor) -> bool:
+        """Whether the images of the first batch do not influence one another, and so not those of others either."""
+        if self._may_share is None:
+            self._may_share = not depends_on_neighbours(images, output, self._maps_of.run)
+            if not self._may_share:
+                user_warnings.warn(user_warnings.images_influence_one_another())
+        return self._may_share
 
     def _add(self, shard: _OpenShard, position: int, state: FileState, found: list[Map] | str) -> None:
         name = self._record.names[position]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -16,6 +17,13 @@ from torch.utils.data import TensorDataset
 
 import captum_sgcampp
 from captum_sgcampp.dataset.batch_maps import BatchMaps
+from captum_sgcampp.dataset.fingerprint import (
+    fingerprint,
+    fingerprint_of_parts,
+    fingerprint_of_tensors,
+    name_of,
+    text_of,
+)
 from captum_sgcampp.dataset.images import origin
 from captum_sgcampp.layers import unwrap
 
@@ -39,10 +47,8 @@ def run_settings(maps: BatchMaps, dataset: Any) -> dict[str, Any]:
     except TypeError as error:
         raise TypeError(f"arguments: {type(method).__name__}.attribute {error}.") from error
     arguments.apply_defaults()
-    dataset, _ = origin(dataset, 0)
-    transforms = getattr(dataset, "transforms", None) or getattr(dataset, "transform", None)
     return {
-        "method": {"name": _name_of(type(method)), **_parameters_of(method)},
+        "method": {"name": name_of(type(method)), "code": _code_of(method), **_parameters_of(method)},
         "model": _described_model(method.forward_func, maps.layers),
         "layer": maps.layer_names,
         "target": _described(maps.targets.kind),
@@ -51,7 +57,7 @@ def run_settings(maps: BatchMaps, dataset: Any) -> dict[str, Any]:
         },
         "seed": maps.seed,
         "device": maps.device.type,  # another has other random numbers
-        "dataset": {"type": _name_of(type(dataset)), "transform": _described(transforms), "data": _data_of(dataset)},
+        "dataset": _described_dataset(origin(dataset, 0)[0]),
         "versions": {
             "captum_sgcampp": captum_sgcampp.__version__,
             "captum": version("captum"),
@@ -81,26 +87,39 @@ def _parameters_of(method: LayerAttribution) -> dict[str, Any]:
     }
 
 
+def _code_of(method: LayerAttribution) -> str:
+    """The fingerprint of a method's class, and of what replaces its functions in this one object."""
+    own = {name: value for name, value in vars(method).items() if callable(getattr(type(method), name, None))}
+    return fingerprint((type(method), own))
+
+
 def _described_model(forward_func: Any, layers: list[Module]) -> dict[str, Any]:
-    """A model by its structure and weights; of another function, what can be seen: its name and the layers."""
+    """A model by its structure, code and weights; another function by its name and code, and the modules it calls."""
     is_module = isinstance(forward_func, Module)
     model = unwrap(forward_func)[-1] if is_module else torch.nn.ModuleList([*layers, *_modules_of(forward_func)])
     structure = "\n".join(
-        f"{name}: {_name_of(type(part))} {_text(part.extra_repr())}" for name, part in model.named_modules()
+        f"{name}: {name_of(type(part))} {text_of(part.extra_repr())}" for name, part in model.named_modules()
     )
-    code = getattr(inspect.unwrap(forward_func), "__code__", None) if not is_module else None
     return {
-        "name": _name_of(type(model)) if is_module else _described(forward_func),
-        "code": hashlib.sha256(code.co_code).hexdigest() if code else None,
+        "name": name_of(type(model)) if is_module else _label(forward_func),
+        "code": fingerprint_of_parts(model) if is_module else fingerprint(forward_func),
         "structure": hashlib.sha256(structure.encode()).hexdigest(),
-        "weights": _digest({**dict(model.named_buffers()), **model.state_dict()}),
+        "weights": fingerprint_of_tensors({**dict(model.named_buffers()), **model.state_dict()}),
         "training": [name for name, part in model.named_modules() if part.training],
     }
 
 
-def _data_of(dataset: Any) -> list[str]:
-    """The tensors of a TensorDataset, whose images have no files that tell whether they have changed."""
-    return [_digest({"": tensor}) for tensor in dataset.tensors] if isinstance(dataset, TensorDataset) else []
+def _described_dataset(dataset: Any) -> dict[str, Any]:
+    """A dataset by its class, its transforms and, as it has no files that tell whether they changed, its tensors."""
+    transforms = getattr(dataset, "transforms", None) or getattr(dataset, "transform", None)
+    return {
+        "type": name_of(type(dataset)),
+        "code": fingerprint(type(dataset)),
+        "transform": _described(transforms),
+        "data": [fingerprint_of_tensors({"": tensor}) for tensor in dataset.tensors]
+        if isinstance(dataset, TensorDataset)
+        else [],
+    }
 
 
 def _modules_of(function: Any) -> list[Module]:
@@ -114,40 +133,24 @@ def _modules_of(function: Any) -> list[Module]:
     return [one for one in bound if isinstance(one, Module)]
 
 
-def _digest(tensors: Mapping[str, Any]) -> str:
-    """A hash of tensors, whatever their device and memory format."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        if isinstance(tensor, Tensor):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            values = tensor.detach().cpu()
-            values = values.to_dense() if values.layout != torch.strided else values
-            digest.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def _described(value: Any) -> Any:
-    """A value in terms of JSON: functions and modules by their names, tensors by a hash, others by their text."""
+    """A value in terms of JSON: what JSON has as it is, a tensor by a hash, others by their label and fingerprint."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, Integral):  # as of numpy
+        return int(value)
     if isinstance(value, (list, tuple, range)):
         return [_described(one) for one in value]
     if isinstance(value, Mapping):
         return {str(key): _described(one) for key, one in value.items()}
-    if isinstance(value, Tensor):
-        return f"tensor {_digest({'': value})}"
-    if isinstance(value, Module):
-        return _name_of(type(value)) + f" {_digest(value.state_dict())}" if value.state_dict() else _text(value)
-    return _name_of(value) if hasattr(value, "__qualname__") else _text(value)
+    return f"{_label(value)} {fingerprint(value)}"
 
 
-def _name_of(function: Any) -> str:
-    return f"{function.__module__}.{function.__qualname__}"
-
-
-def _text(value: object) -> str:
-    """The text of an object, without the addresses that change from process to process."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", str(value))
+def _label(value: Any) -> str:
+    """What tells a reader which value it is: its name if it has one, or its text."""
+    if isinstance(value, (Module, Tensor)):
+        return name_of(type(value))
+    return name_of(value) if hasattr(value, "__qualname__") else text_of(value)
 
 
 def _shortened(value: Any) -> str:

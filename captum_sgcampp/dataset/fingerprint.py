@@ -1,0 +1,312 @@
+"""Fingerprints of functions, objects and modules: the same for what computes the same, in every process.
+
+A function is known by what decides what it computes: its instructions with their names and constants, its defaults, and
+the values of its closure and of the globals that it names. Not by its name or place, so that it may move.
+
+Code of installed packages is taken as it is: their classes count by their names, and what their functions find among
+their globals does not count. Bytecode differs between versions of Python, and so do the fingerprints.
+"""
+
+import dis
+import functools
+import hashlib
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
+from pathlib import Path
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from captum_sgcampp.layers import unwrap
+
+MAX_DEPTH = 50
+"""How many values within one another are looked at."""
+_WITH_VERSIONS = {"captum", "captum_sgcampp", "torch"}
+"""Packages whose versions a run knows, however they are installed."""
+_RANDOM_SOURCES = ("random.", "numpy.random.", "torch._C.Generator")
+"""What objects are called whose state changes with every use."""
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype)
+_OF_EVERY_MODULE = {*vars(Module()), *vars(Module), "_is_torch_compile"} - {"forward"}
+
+
+def fingerprint(value: object) -> str:
+    """The fingerprint of any value, in 64 hexadecimal digits. What cannot be looked into counts by its type."""
+    return _hashed(_Description().of(value))
+
+
+def fingerprint_of_parts(model: Module) -> str:
+    """The fingerprint of what the state dict of a model does not tell: the code of its classes, and their settings."""
+    return _hashed(_Description().of_parts(model))
+
+
+def fingerprint_of_tensors(tensors: Mapping[str, Any]) -> str:
+    """A hash of tensors, whatever their device and memory format."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        if not isinstance(tensor, Tensor):
+            digest.update(f"{name} {fingerprint(tensor)}\n".encode())
+            continue
+        try:
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            values = tensor.detach().cpu()
+            values = values.dequantize() if values.is_quantized else values
+            values = values.to_dense() if values.layout != torch.strided else values
+            values = values.resolve_conj().resolve_neg().contiguous()
+            digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+        except (NotImplementedError, RuntimeError, ValueError):  # without values, as of meta tensors and lazy layers
+            digest.update(f"{name} {name_of(type(tensor))}\n".encode())
+    return digest.hexdigest()
+
+
+def is_own(module: str | None) -> bool:
+    """Whether code of this module is the user's own, and not that of Python or of an installed package."""
+    package = (module or "").partition(".")[0]
+    if package in _WITH_VERSIONS or package in sys.stdlib_module_names - {"__main__"}:
+        return False
+    file = getattr(sys.modules.get(module or ""), "__file__", None)
+    return not file or not {"site-packages", "dist-packages"}.intersection(Path(file).parts)
+
+
+def name_of(value: Any) -> str:
+    """The module and name of a function or a class."""
+    return f"{value.__module__}.{value.__qualname__}"
+
+
+def text_of(value: object) -> str:
+    """The text of an object, without the addresses that change from process to process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", str(value))
+
+
+class _Description:
+    """Describes values in text. Each function, class or object is described once, and then by its number."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[int, object]] = {}
+        self._depth = 0
+
+    def of(self, value: Any) -> str:
+        """Describes a value."""
+        if self._depth > MAX_DEPTH:
+            return name_of(type(value))
+        self._depth += 1
+        try:
+            return self._described(value)
+        except Exception:  # whatever an object does when it is looked into
+            return name_of(type(value))
+        finally:
+            self._depth -= 1
+
+    def of_parts(self, model: Module) -> str:
+        """Describes the classes and settings of a model's parts."""
+        return self._list(
+            f"{name}: {self._class(type(part))} {self.of(_settings_of(part))}" for name, part in model.named_modules()
+        )
+
+    def _described(self, value: Any) -> str:
+        simple: list[tuple[Any, Callable[[Any], str]]] = [
+            (_PLAIN, repr),
+            (CodeType, self._code),
+            (tuple, self._sequence),
+            ((set, frozenset), lambda values: self._list(sorted(_Description().of(one) for one in values))),
+            (Tensor, lambda tensor: fingerprint_of_tensors({"": tensor})),
+        ]
+        for kinds, describe in simple:
+            if isinstance(value, kinds):
+                return f"{type(value).__name__} {describe(value)}"
+        if id(value) in self._seen:
+            return f"seen {self._seen[id(value)][0]}"
+        self._seen[id(value)] = len(self._seen), value  # kept, so that no other object gets its id
+        return _hashed(self._new(value))
+
+    def _new(self, value: Any) -> str:
+        """Describes what may contain itself."""
+        value = getattr(value, "_torchdynamo_orig_callable", value)
+        containers: list[tuple[Any, Callable[[Any], str]]] = [
+            (list, self._sequence),
+            (dict, self._items),
+            (type, self._class),
+            (Module, self._module),
+            (ModuleType, lambda module: module.__name__),
+            (functools.partial, lambda partial: self._sequence((partial.func, partial.args, partial.keywords))),
+            (FunctionType, self._function),
+            (MethodType, lambda method: self._sequence((method.__func__, method.__self__))),
+            (BuiltinFunctionType, lambda builtin: f"{name_of(builtin)} {self.of(builtin.__self__)}"),
+            (torch.jit.ScriptFunction, lambda function: self._items(_compiled(function))),
+        ]
+        for kinds, describe in containers:
+            if isinstance(value, kinds):
+                return f"{name_of(type(value))} {describe(value)}"
+        return f"{name_of(type(value))} {self._object(value)}"
+
+    def _function(self, function: FunctionType) -> str:
+        code = function.__code__
+        instructions = list(_instructions(code))
+        assigned = _assigned(instructions)  # results, such as a counter
+        closure = {
+            name: cell
+            for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)
+            if name not in assigned
+        }
+        names = {one.argval for one in instructions if "LOAD_GLOBAL" in one.opname or one.opname == "LOAD_NAME"}
+        known = {
+            name: value
+            for name, value in function.__globals__.items()
+            if name in names - assigned and is_own(function.__module__)
+        }
+        # What a function calls as an attribute of a module of one's own, as in `helpers.scale(x)`.
+        attributes = {one.argval for one in instructions if "ATTR" in one.opname or "METHOD" in one.opname}
+        within = {
+            f"{name}.{attribute}": value
+            for name, module in known.items()
+            if isinstance(module, ModuleType) and is_own(module.__name__)
+            for attribute, value in vars(module).items()
+            if attribute in attributes
+        }
+        settings = {name: value for name, value in vars(function).items() if name != "__wrapped__"}
+        return self._list(
+            [
+                self._code(code),
+                self.of(function.__defaults__),
+                self.of(function.__kwdefaults__),
+                self._items({name: _content(cell) for name, cell in closure.items()}),
+                self._items(known),
+                self._items(within),
+                self._items(settings),
+            ]
+        )
+
+    def _code(self, code: CodeType) -> str:
+        signature = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
+        names = (code.co_freevars, code.co_cellvars, getattr(code, "co_exceptiontable", b""))
+        instructions = (f"{one.opname} {self.of(one.argval)}" for one in dis.get_instructions(code))
+        return f"{signature} {names} {self._list(instructions)}"
+
+    def _class(self, kind: type) -> str:
+        """The name of a class, and its code if that is the user's own or has been replaced by it."""
+        own: dict[str, Any] = {}
+        for base in kind.__mro__:
+            for name, value in vars(base).items():
+                function = _function_of(value)
+                if function is not None:
+                    is_described = is_own(function.__module__)
+                else:
+                    is_described = is_own(base.__module__) and not name.startswith("__")
+                if is_described:
+                    own.setdefault(name, function or value)
+        return f"{name_of(kind)} {self._items(own)}"
+
+    def _module(self, module: Module) -> str:
+        model = unwrap(module)[-1]
+        structure = [f"{name}: {part.extra_repr()} {part.training}" for name, part in model.named_modules()]
+        weights = fingerprint_of_tensors({**dict(model.named_buffers()), **model.state_dict()})
+        return f"{self._list(structure)} {self.of_parts(model)} {weights}"
+
+    def _object(self, value: Any) -> str:
+        """Describes an object as pickle sees it; an operator of a package by its name, and a wrapper by its content."""
+        kind = type(value)
+        if name_of(kind).startswith(_RANDOM_SOURCES):
+            return ""
+        if hasattr(value, "__wrapped__"):  # as of functools.lru_cache
+            return self.of(value.__wrapped__)
+        if callable(value) and hasattr(value, "__name__") and not is_own(kind.__module__):
+            return f"{value.__name__} {text_of(value)}"
+        reduced = value.__reduce_ex__(2)
+        if isinstance(reduced, str):
+            return reduced
+        function, args, state, items, pairs = (*reduced, None, None, None)[:5]
+        if isinstance(state, dict):
+            assigned = _assigned_in_calls(kind)
+            state = {name: one for name, one in state.items() if name not in assigned}
+        return self._sequence((kind, function, args, state, list(items or ()), list(pairs or ())))
+
+    def _sequence(self, values: Iterable[Any]) -> str:
+        return self._list(map(self.of, values))
+
+    def _items(self, values: Mapping[Any, Any]) -> str:
+        keys = sorted(((self.of(key), key) for key in values), key=lambda pair: pair[0])
+        return self._list(f"{text}: {self.of(values[key])}" for text, key in keys)
+
+    def _list(self, texts: Iterable[str]) -> str:
+        return "[" + ", ".join(texts) + "]"
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def _instructions(code: CodeType) -> Iterator[dis.Instruction]:
+    """The instructions of a function and of the functions within it."""
+    yield from dis.get_instructions(code)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _instructions(constant)
+
+
+def _assigned(instructions: Iterable[dis.Instruction]) -> set[str]:
+    """The variables that code assigns to beyond its own, and the attributes."""
+    kinds = ("STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR")
+    return {one.argval for one in instructions if one.opname.startswith(kinds)}
+
+
+def _assigned_in_calls(kind: type) -> set[str]:
+    """The attributes that a class assigns to whenever its objects are called: results, such as a counter."""
+    calls = [
+        _function_of(value)
+        for base in kind.__mro__
+        for name, value in vars(base).items()
+        if name.startswith("forward") or name in {"__call__", "__getitem__"}
+    ]
+    return {name for call in calls if call for name in _assigned(_instructions(call.__code__))}
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return None
+
+
+def _function_of(value: object) -> FunctionType | None:
+    """The function behind an attribute of a class."""
+    value = value.fget if isinstance(value, property) else value
+    value = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
+    return value if isinstance(value, FunctionType) else None
+
+
+def _settings_of(module: Module) -> dict[str, Any]:
+    """What decides what a module computes and is neither in its state dict nor a result of its passes."""
+    assigned = _assigned_in_calls(type(module))
+    settings = {
+        name: value
+        for name, value in vars(module).items()
+        if name not in _OF_EVERY_MODULE | assigned and (isinstance(value, Tensor) or _is_setting(value))
+    }
+    return {**settings, **_compiled(module)}
+
+
+def _compiled(value: Any) -> dict[str, Any]:
+    """The graph and the constants of what torch has scripted, traced or exported."""
+    graph = getattr(value, "graph", None)
+    if isinstance(graph, torch.fx.Graph):
+        return {"graph": str(graph)}
+    if isinstance(value, (torch.jit.ScriptModule, torch.jit.ScriptFunction)) and graph is not None:
+        _, constants = getattr(value, "code_with_constants", (None, None))
+        text = re.sub(r"\.___torch_mangle_\d+", "", graph.str(False))  # without places, and the number of the copy
+        return {"graph": text, "constants": getattr(constants, "const_mapping", None)}
+    return {}
+
+
+def _is_setting(value: object) -> bool:
+    """Whether a value is no cache, such as a dict of tensors that fills up."""
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return bool(value) and all(map(_is_setting, value))
+    if isinstance(value, dict):
+        return bool(value) and all(map(_is_setting, value.values()))
+    if isinstance(value, SimpleNamespace) or (is_dataclass(value) and not isinstance(value, type)):
+        return _is_setting(vars(value))
+    return isinstance(value, _PLAIN) or callable(value)

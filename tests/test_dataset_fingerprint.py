@@ -1,0 +1,398 @@
+"""What tells functions, objects and modules apart when a run goes on, and what does not."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import MethodType, ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import LayerGradCam
+from models import images, seeded
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+
+from captum_sgcampp import LayerGradCamPlusPlus, Maps, attribute_dataset, open_maps
+from captum_sgcampp.dataset.fingerprint import fingerprint, fingerprint_of_parts, fingerprint_of_tensors
+from captum_sgcampp.formulas import Derivatives
+
+pytest.importorskip("safetensors", reason="maps need the extra maps")
+
+Build = Callable[[float], Any]
+SCALE = 1.0
+
+
+def scaled(values: Tensor, factor: float = 1.0) -> Tensor:
+    return values * factor
+
+
+class Scaled:
+    """Whose text says nothing of its factor."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+        self.n_calls = 0
+
+    def __call__(self, values: Tensor) -> Tensor:
+        self.n_calls += 1
+        return values * self.factor
+
+    def method(self, values: Tensor) -> Tensor:
+        return values * self.factor
+
+    def __repr__(self) -> str:
+        return "Scaled()"
+
+
+class Slots:
+    __slots__ = ("factor",)
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+
+class ScaledModule(nn.Module):
+    def __init__(self, factor: Any) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, values: Tensor) -> Tensor:
+        self.last = values  # a result
+        scores: Tensor = values * self.factor
+        return scores
+
+
+def from_text(text: str, **names: Any) -> Any:
+    """What a text defines as `made`."""
+    found: dict[str, Any] = {"torch": torch, "__name__": "of_a_user", **names}
+    exec(textwrap.dedent(text), found)  # noqa: S102
+    return found["made"]
+
+
+def over(value: Any) -> Any:
+    """A function with a value in its closure."""
+
+    def function(values: Tensor) -> tuple[Any, Tensor]:
+        return value, values
+
+    return function
+
+
+def with_default(number: float) -> Any:
+    def function(values: Tensor, factor: float = number) -> Tensor:
+        return values * factor
+
+    return function
+
+
+def with_keyword_default(number: float) -> Any:
+    def function(values: Tensor, *, factor: float = number) -> Tensor:
+        return values * factor
+
+    return function
+
+
+def decorated(number: float) -> Any:
+    def decorator(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        @functools.wraps(function)
+        def wrapper(values: Tensor) -> Tensor:
+            return function(values) * number
+
+        return wrapper
+
+    return decorator(scaled)
+
+
+def recursive(number: float) -> Any:
+    def function(values: Tensor) -> Tensor:
+        return function(values / 2) if values.sum() > number else values
+
+    return function
+
+
+def class_with(number: float) -> Any:
+    class Method(LayerGradCamPlusPlus):
+        def weights(self, _activations: Tensor, derivatives: Derivatives) -> Tensor:
+            return derivatives.gradient * number
+
+    return Method
+
+
+def traced(callee: Any) -> Any:
+    trace: Any = torch.jit.trace
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        return trace(callee, torch.ones(2))
+
+
+def patched(number: float) -> nn.Module:
+    module = nn.Linear(2, 2)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.zero_()
+    module.forward = MethodType(lambda _self, values: values * number, module)  # type: ignore[method-assign]
+    return module
+
+
+def user_module(number: float) -> Any:
+    helpers = ModuleType("helpers_of_a_user")
+    exec(f"SCALE = {number}\ndef scale(x): return x * SCALE", vars(helpers))  # noqa: S102
+    return from_text("def made(x): return helpers.scale(x)", helpers=helpers)
+
+
+PAIRS: dict[str, Build] = {
+    "constant": lambda number: from_text(f"made = lambda x: x * {number}"),
+    "name": lambda number: from_text(f"made = lambda x: torch.{'sin' if number > 1 else 'cos'}(x)"),
+    "attribute": lambda number: from_text(f"made = lambda x: x.{'logits' if number > 1 else 'aux'}"),
+    "set": lambda number: from_text(f"made = lambda x: x in {{'a', 'b', {number}}}"),
+    "nested": lambda number: from_text(f"def made(x):\n    def inner(y): return y * {number}\n    return inner(x)"),
+    "comprehension": lambda number: from_text(f"made = lambda x: [y * {number} for y in x]"),
+    "handler": lambda number: from_text(
+        f"def made(x):\n    try: return x.y\n    except {'KeyError' if number > 1 else 'AttributeError'}: return x"
+    ),
+    "default": with_default,
+    "keyword default": with_keyword_default,
+    "closure": over,
+    "tensor": lambda number: over(torch.tensor([number])),
+    "array": lambda number: over(np.array([number])),
+    "container": lambda number: over({"factors": [number]}),
+    "namespace": lambda number: over(SimpleNamespace(factor=number)),
+    "function in closure": lambda number: over(lambda values: values * number),
+    "module in closure": lambda number: over(ScaledModule(number)),
+    "global": lambda number: from_text("made = lambda x: x * scale", scale=number),
+    "global function": lambda number: from_text(
+        f"def inner(x): return x * {number}\ndef outer(x): return inner(x)\nmade = lambda x: outer(x)"
+    ),
+    "own module": user_module,
+    "partial": lambda number: partial(scaled, factor=number),
+    "partial of a partial": lambda number: partial(partial(scaled, factor=number)),
+    "object": Scaled,
+    "slots": Slots,
+    "bound method": lambda number: Scaled(number).method,
+    "decorated": decorated,
+    "cached": lambda number: functools.lru_cache(lambda values: values * number),
+    "recursive": recursive,
+    "function attribute": lambda number: from_text(f"def made(x): return x * made.factor\nmade.factor = {number}"),
+    "class": class_with,
+    "instance": lambda number: object.__new__(class_with(number)),
+    "module attribute": ScaledModule,
+    "module's tensor": lambda number: ScaledModule(torch.tensor(number)),
+    "module's function": lambda number: ScaledModule(lambda values: values * number),
+    "module's options": lambda number: ScaledModule(SimpleNamespace(factor=number)),
+    "patched module": patched,
+    "traced": lambda number: traced(lambda values: values * number),
+    "traced module": lambda number: traced(ScaledModule(number)),
+    "traced tensor": lambda number: traced(ScaledModule(torch.tensor([number, 1]))),
+    "exported": lambda number: torch.fx.symbolic_trace(ScaledModule(number)),
+}
+
+
+@pytest.mark.parametrize("build", PAIRS.values(), ids=PAIRS.keys())
+def test_what_computes_something_else_has_another_fingerprint(build: Build) -> None:
+    assert fingerprint(build(1.0)) == fingerprint(build(1.0))
+    assert fingerprint(build(1.0)) != fingerprint(build(2.0))
+
+
+def test_the_place_of_a_function_and_its_text_do_not_matter() -> None:
+    first = from_text("def made(x):\n    return x * 2\n")
+    moved = from_text('import os\n\n\ndef made(x):\n    """Doubles."""\n    # a comment\n    return x * 2\n')
+    assert fingerprint(first) == fingerprint(moved)
+
+
+def test_results_do_not_matter() -> None:
+    """Of a call of an object or function, and caches."""
+    one, values = Scaled(2), torch.ones(1)
+    module: Any = ScaledModule(2)
+    counter = 0
+
+    def count(values: Tensor) -> Tensor:
+        nonlocal counter
+        counter += 1
+        return values
+
+    before = [fingerprint(callee) for callee in (one, module, count)]
+    for callee in (one, module, count):
+        callee(values)
+    module.cache = {"cpu": values}
+    assert [fingerprint(callee) for callee in (one, module, count)] == before
+
+
+def test_what_cannot_be_looked_into_raises_nothing() -> None:
+    class Hostile:
+        def __reduce_ex__(self, _protocol: Any) -> Any:
+            raise RuntimeError("no")
+
+        def __getattr__(self, name: str) -> Any:
+            raise OSError(name)
+
+    deep: list[Any] = []
+    for _ in range(10_000):
+        deep = [deep]
+    cyclic: list[Any] = []
+    cyclic.append(cyclic)
+    with open(os.devnull) as file:  # noqa: PTH123
+        for value in (Hostile(), deep, cyclic, file, iter(()), torch.Generator(), sys, ..., Hostile, nn.Linear):
+            assert fingerprint(value) == fingerprint(value)
+            assert fingerprint(lambda given=value: given)
+    assert fingerprint_of_tensors({"": torch.ones(2, device="meta")})
+    assert fingerprint_of_parts(nn.LazyLinear(3))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # quantized tensors are deprecated
+def test_tensors_without_plain_memory() -> None:
+    quantized = [torch.quantize_per_tensor(torch.tensor([value]), 0.1, 0, torch.qint8) for value in (1.0, 2.0)]
+    complex_ones = [torch.tensor([1 + value * 1j]) for value in (1, 2)]
+    conjugated = [value.conj() for value in complex_ones]
+    for first, second in (quantized, complex_ones, conjugated, (complex_ones[0], conjugated[0])):
+        assert fingerprint_of_tensors({"": first}) != fingerprint_of_tensors({"": second})
+
+
+SCRIPT = """
+import functools, json, sys
+import torch
+from types import SimpleNamespace
+from torchvision import models, transforms
+from captum_sgcampp.dataset.fingerprint import fingerprint, fingerprint_of_parts
+OPTIONS = SimpleNamespace(names={"a", "b", "c"}, factor=2)
+class Model(torch.nn.Module):
+    kinds = frozenset({"x", "y", "z"})
+    def __init__(self):
+        super().__init__()
+        self.inner, self.tags = torch.nn.Linear(2, 2), {"k", "l", "m"}
+    def forward(self, x):
+        return self.inner(x) * OPTIONS.factor if "x" in {"p", "q", "r", "s"} else x
+torch.manual_seed(0)
+model = Model()
+def function(x, marker=object()):
+    return OPTIONS.names and functools.partial(model)(x)
+made = [function, model, Model, lambda x: function(x), torch.sin, torch.nn.functional.relu,
+        transforms.Compose([transforms.Resize(3), transforms.Lambda(lambda x: x * 2)])]
+print(json.dumps([*map(fingerprint, made), fingerprint_of_parts(models.resnet18())]))
+"""
+
+
+def test_fingerprints_are_the_same_in_every_process_and_place(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    found = []
+    for number in (1, 2):
+        script = tmp_path / str(number) / f"script{number}.py"
+        script.parent.mkdir()
+        script.write_text("\n" * number * 7 + SCRIPT)
+        environment = {**os.environ, "PYTHONHASHSEED": str(number)}
+        found.append(json.loads(subprocess.check_output([sys.executable, script], env=environment)))
+    assert found[0] == found[1]
+    assert len(set(found[0])) == len(found[0])
+
+
+# --- in a run --------------------------------------------------------------------------------------------------------
+
+
+def small_model() -> Any:
+    return seeded(
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 3))
+    )
+
+
+MODEL = small_model()
+
+
+class Tensors(Dataset[Tensor]):
+    def __init__(self, transform: Any = None) -> None:
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Tensor:
+        return images(3, 3, 6, 6, dtype=torch.float32)[index]
+
+
+def run(
+    folder: Path,
+    forward_func: Any = MODEL,
+    dataset: Any = None,
+    build: Any = LayerGradCamPlusPlus,
+    reshape_transform: Any = None,
+    **options: Any,
+) -> Maps:
+    how = {} if reshape_transform is None else {"reshape_transform": reshape_transform}
+    return attribute_dataset(build(forward_func, MODEL[0], **how), dataset or Tensors(), folder, **options)
+
+
+def other_dataset(number: float) -> Any:
+    class Same(Tensors):
+        def __getitem__(self, index: int) -> Tensor:
+            return super().__getitem__(index) * number
+
+    return Same()
+
+
+def after_model(after: Scaled, image: Tensor) -> Tensor:
+    return after(MODEL(image))
+
+
+RUNS: dict[str, Callable[[float], dict[str, Any]]] = {
+    "forward_func": lambda number: {"forward_func": lambda image: MODEL(image) * number},
+    "object": lambda number: {"forward_func": partial(after_model, Scaled(number))},
+    "reshape_transform": lambda number: {"reshape_transform": lambda tensor: tensor * number},
+    "transform": lambda number: {"dataset": Tensors(Scaled(number))},
+    "dataset": lambda number: {"dataset": other_dataset(number)},
+    "method": lambda number: {"build": class_with(number)},
+    "argument": lambda number: {
+        "forward_func": lambda image, after: after(MODEL(image)),
+        "additional_forward_args": Scaled(number),
+    },
+    "Captum's": lambda number: {"build": LayerGradCam, "forward_func": lambda image: MODEL(image) * number},
+}
+
+
+@pytest.mark.parametrize("options", RUNS.values(), ids=RUNS.keys())
+def test_a_run_notices_another_function(tmp_path: Path, options: Callable[[float], dict[str, Any]]) -> None:
+    run(tmp_path, **options(1.0))
+    run(tmp_path, **options(1.0))
+    with pytest.raises(ValueError, match=r"holds maps of another run: .* there and .* here"):
+        run(tmp_path, **options(2.0))
+
+
+def test_a_run_notices_another_forward_of_a_class(tmp_path: Path) -> None:
+    def model(number: float) -> Any:
+        class Same(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = MODEL
+
+            def forward(self, image: Tensor) -> Any:
+                return self.inner(image) * number
+
+        return Same()
+
+    run(tmp_path, model(1.0))
+    run(tmp_path, model(1.0))
+    with pytest.raises(ValueError, match=r"another run: model\.code is '\w{12}...' there and '\w{12}...' here\."):
+        run(tmp_path, model(-1.0))
+
+
+def test_a_folder_of_before_is_refused_but_its_maps_can_be_read(tmp_path: Path) -> None:
+    run(tmp_path, MODEL.forward)
+    record = json.loads((tmp_path / "run.json").read_text())
+    record["settings"]["model"]["code"] = "0" * 64  # of the bytecode alone
+    del record["settings"]["method"]["code"], record["settings"]["dataset"]["code"]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert len(open_maps(tmp_path)) == 3
+    with pytest.raises(ValueError, match=r"another run: method\.code is None there and '.*model\.code is '0{12}...'"):
+        run(tmp_path, MODEL.forward)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    dataset = TensorDataset(images(2, 3, 6, 6, dtype=torch.float32))
+    run(tmp_path, dataset=dataset, filters=[1])
+    run(tmp_path, dataset=dataset, filters=[np.int64(1)])
