@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from functools import partial
 from importlib.metadata import version
 from numbers import Integral
 from typing import Any
@@ -16,6 +15,7 @@ from torch.nn import Module
 from torch.utils.data import TensorDataset
 
 import captum_sgcampp
+from captum_sgcampp.closures import modules_of
 from captum_sgcampp.dataset.batch_maps import BatchMaps
 from captum_sgcampp.dataset.fingerprint import (
     fingerprint,
@@ -96,7 +96,7 @@ def _code_of(method: LayerAttribution) -> str:
 def _described_model(forward_func: Any, layers: list[Module]) -> dict[str, Any]:
     """A model by its structure, code and weights; another function by its name and code, and the modules it calls."""
     is_module = isinstance(forward_func, Module)
-    model = unwrap(forward_func)[-1] if is_module else torch.nn.ModuleList([*layers, *_modules_of(forward_func)])
+    model = unwrap(forward_func)[-1] if is_module else torch.nn.ModuleList([*layers, *modules_of(forward_func)])
     structure = "\n".join(
         f"{name}: {name_of(type(part))} {text_of(part.extra_repr())}" for name, part in model.named_modules()
     )
@@ -120,17 +120,6 @@ def _described_dataset(dataset: Any) -> dict[str, Any]:
         if isinstance(dataset, TensorDataset)
         else [],
     }
-
-
-def _modules_of(function: Any) -> list[Module]:
-    """The modules that a function calls, as far as they can be seen: those of its closure, `self`, or a `partial`."""
-    function, bound = inspect.unwrap(function), [getattr(function, "__self__", None)]
-    if isinstance(function, partial):
-        return [*_modules_of(function.func), *(one for one in function.args if isinstance(one, Module))]
-    if inspect.isfunction(function):
-        variables = inspect.getclosurevars(function)
-        bound += [*variables.nonlocals.values(), *variables.globals.values()]
-    return [one for one in bound if isinstance(one, Module)]
 
 
 def _described(value: Any) -> Any:
