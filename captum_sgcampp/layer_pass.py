@@ -307,7 +307,15 @@ def _gradients_at(scores: Tensor, edges: Sequence[GradientEdge | None], options:
     known = [edge for edge in edges if edge is not None]
     if not known or not scores.requires_grad:
         return [None] * len(edges)
-    found = iter(torch.autograd.grad(torch.unbind(scores), known, **options))
+    try:
+        found = iter(torch.autograd.grad(torch.unbind(scores), known, **options))
+    except RuntimeError as error:
+        if "cudnn RNN backward" not in str(error):
+            raise
+        raise RuntimeError(
+            f"forward_func: {error}. In evaluation mode, cuDNN keeps nothing of recurrent layers for gradients; "
+            "attribute within torch.backends.cudnn.flags(enabled=False)."
+        ) from error
     return [None if edge is None else next(found) for edge in edges]
 
 

@@ -272,3 +272,27 @@ def test_a_model_that_returns_an_object_is_told_how_to_wrap_it(build: Method) ->
         build(wrapped, layer).attribute(inputs, 0)
     as_advised = build(lambda *args: wrapped(*args).logits, layer)
     assert torch.equal(one(as_advised.attribute(inputs, 0)), one(build(model, layer).attribute(inputs, 0)))
+
+
+def test_recurrent_layers_of_cudnn_in_evaluation_mode() -> None:
+    """Torch's error on a GPU is passed on with what to do; the node here raises it on any device."""
+
+    class LikeCudnn(torch.autograd.Function):
+        @staticmethod
+        def forward(_ctx: Any, maps: Tensor) -> Tensor:
+            return maps.clone()
+
+        @staticmethod
+        def backward(_ctx: Any, _gradient: Tensor) -> Tensor:
+            raise RuntimeError("cudnn RNN backward can only be called in training mode")
+
+    class Recurrent(nn.Module):
+        def forward(self, maps: Tensor) -> Tensor:
+            found: Tensor = LikeCudnn.apply(maps)
+            return found
+
+    cut = cut_model()
+    model = CutModel(cut.below, cut.layer, nn.Sequential(Recurrent(), cut.above))
+    with pytest.raises(RuntimeError, match=r"training mode\. .*cudnn\.flags\(enabled=False\)") as raised:
+        LayerGradCamPlusPlus(model, "layer").attribute(cut_inputs(), TARGETS)
+    assert isinstance(raised.value.__cause__, RuntimeError)
