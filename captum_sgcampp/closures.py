@@ -56,7 +56,7 @@ def modules_of(forward_func: Callable[..., Any]) -> list[Module]:
         >>> modules_of(lambda x: model(x).mean()) == modules_of(model) == [model]
         True
     """
-    found: dict[int, Module] = {}
+    found: dict[int, list[Module]] = {}  # with what is within them
     seen: dict[int, Any] = {}  # the objects themselves, so that no identity is used twice
     pending: deque[tuple[Any, int]] = deque([(forward_func, 0)])
     while pending and len(seen) < _MOST_OBJECTS:
@@ -64,14 +64,16 @@ def modules_of(forward_func: Callable[..., Any]) -> list[Module]:
         if id(current) in seen or issubclass(type(current), _WITHOUT_PARTS):
             continue
         seen[id(current)] = current
-        if issubclass(type(current), Module):  # isinstance would ask the object, which may answer anything
-            with suppress(Exception):  # of one that has not been initialized
-                found.update({id(current): current} if list(current.modules()) else {})
-        if depth < _DEEPEST:
-            with suppress(Exception):  # whatever odd object it is
-                pending.extend((part, depth + 1) for part in islice(_parts(current), _MOST_OBJECTS))
-    within = {id(part) for module in found.values() for part in module.modules() if part is not module}
-    return [module for module in found.values() if id(module) not in within]
+        with suppress(Exception):  # whatever odd object it is
+            if issubclass(type(current), Module):  # isinstance would ask the object, which may answer anything
+                found[id(current)] = list(current.modules())
+                parts: Iterable[Any] = _unregistered(found[id(current)])
+            else:
+                parts = _parts(current)
+            if depth < _DEEPEST:
+                pending.extend((part, depth + 1) for part in islice(parts, _MOST_OBJECTS))
+    within = {id(part) for _, *others in found.values() for part in others}
+    return [module for module, *_ in found.values() if id(module) not in within]
 
 
 def _parts(value: Any) -> Iterable[Any]:
@@ -84,14 +86,14 @@ def _builtin(value: Any) -> Any:
     return next(kind for kind in type(value).__mro__ if kind.__module__ in {"builtins", "collections"})
 
 
-def _unregistered(module: Module) -> Iterator[Any]:
-    """The modules that a module and those in it keep where torch does not look, such as in a list."""
-    for part in module.modules():
-        if not type(part).__module__.startswith("torch.nn."):
-            for name, value in vars(part).items():
+def _unregistered(modules: Iterable[Module]) -> Iterator[Any]:
+    """The modules that modules keep where torch does not look, such as in a list."""
+    for module in modules:
+        if not type(module).__module__.startswith("torch.nn."):
+            for name, value in vars(module).items():
                 if type(value) in {list, tuple, dict} and name not in _OF_EVERY_MODULE:
                     values = value.values() if isinstance(value, dict) else value
-                    yield from (each for each in islice(values, 100) if issubclass(type(each), Module))
+                    yield from (part for part in islice(values, 100) if issubclass(type(part), Module))
 
 
 def _of_function(function: FunctionType) -> Iterator[Any]:
@@ -166,7 +168,6 @@ def _of_instance(value: Any) -> Iterator[Any]:
 
 
 _PARTS: list[tuple[Any, Callable[[Any], Iterable[Any]]]] = [
-    (Module, _unregistered),
     (FunctionType, _of_function),
     (MethodType, _of_method),
     ((BuiltinMethodType, MethodWrapperType), lambda method: (method.__self__,)),

@@ -119,7 +119,7 @@ class LayerProbe:
         self._keep_graph = keep_graph
         self._roots = modules_of(forward_func)
         self._modules = list(dict.fromkeys(module for root in self._roots for module in root.modules()))
-        self._buffers = [buffer for module in self._modules for buffer in module.buffers(recurse=False)]
+        self._buffers = [buffer for root in self._roots for buffer in root.buffers()]
         self._attention = [module for module in self._modules if isinstance(module, MultiheadAttention)]
         self._older_threads = set(threading.enumerate())
         # What one pass finds necessary for this model is kept for the passes that follow.

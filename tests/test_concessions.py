@@ -1,7 +1,9 @@
 """Passes that are repeated: at most once for each concession, and for nothing else; the model sees none of it."""
 
+import _thread
 import gc
 import signal
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
 from captum_sgcampp.concessions import Concession, ConcessionNeeded, chain_of
+from captum_sgcampp.saved_tensors import DiscardedError, SavedTensors
 
 N_SAMPLES = pytest.mark.parametrize("n_samples", [0, 3])
 AROUND = pytest.mark.parametrize(
@@ -512,6 +515,30 @@ def test_the_signal_is_no_exception_that_models_catch() -> None:
     needed = ConcessionNeeded(Concession.KEEP_ALL, RuntimeError("words"))
     assert not isinstance(needed, Exception)
     assert str(needed) == "words"
+
+
+def test_only_threads_that_pass_it_on_get_the_signal() -> None:
+    """Others, such as DataParallel's, pass on what is an `Exception`. The need is noted all the same."""
+
+    def raised_in(start: Callable[[Callable[[], None]], object]) -> tuple[type[BaseException], Concession | None]:
+        saved, errors, done = SavedTensors(), list[BaseException](), threading.Event()
+
+        def unpack() -> None:
+            try:
+                saved._unpack(None)
+            except BaseException as error:
+                errors.append(error)
+            done.set()
+
+        start(unpack)
+        assert done.wait(10)
+        return type(errors[0]), saved.needed
+
+    assert raised_in(lambda unpack: unpack()) == (ConcessionNeeded, Concession.KEEP_ALL)
+    # Autograd's own threads are not known to Python, like this one.
+    assert raised_in(lambda unpack: _thread.start_new_thread(unpack, ())) == (ConcessionNeeded, Concession.KEEP_ALL)
+    started = raised_in(lambda unpack: threading.Thread(target=unpack).start())
+    assert started == (DiscardedError, Concession.KEEP_ALL)
 
 
 def test_a_chain_of_errors_has_causes_and_contexts_and_may_be_a_cycle() -> None:
