@@ -1,5 +1,6 @@
 """Networks of one's own that are no stack of nn.Conv2d, or no model at all: a default layer, or one line that helps."""
 
+import csv
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ GRAY = torch.rand(1, 3, SIZE, SIZE)
 PREPROCESS = transforms.Compose([transforms.Resize((SIZE, SIZE)), transforms.ToTensor()])
 INTEGERS = transforms.Compose([transforms.Resize((SIZE, SIZE)), transforms.PILToTensor()])
 NO_LAYER = "has no layer that is known to be a map; choose one (see --list-layers)"
-UNSEEN = "no layer of {} can be seen when it runs, as of a scripted or an exported model; give the model that it was"
+UNSEEN = "has no layer that is known to be a map: none is seen when it runs, as in a scripted or an exported model"
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +218,8 @@ def test_the_default_layer_is_listed_and_explained(
     assert main([*given, "photos", "--maps", "maps", "--workers", "0"]) == 0
     out = capsys.readouterr().out
     assert f"layer {layer}" in out
-    assert (Path("maps") / "index.csv").read_text().count(f"{layer},") == 2
+    rows = list(csv.DictReader((Path("maps") / "index.csv").open(newline="", encoding="utf-8")))
+    assert [row["layer"].removeprefix("model.") for row in rows] == [layer, layer]
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
