@@ -24,13 +24,15 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Module
 
-_MOST_OBJECTS = 5_000
+_MOST_OBJECTS = 1_000
 """How many objects are looked at; more cost time, and functions that reach further are rather programs."""
 _DEEPEST = 12
 """How many steps away from the function they may be."""
 _OF_EVERY_MODULE = frozenset(vars(Module()))
 _LIBRARIES = frozenset({"torch", "numpy", "captum"}) | sys.stdlib_module_names
 """Where functions have no models of their own."""
+_INSTALLED = "site-packages"
+"""A part of the path of installed packages, whose functions are not searched for global names: that would take long."""
 _WITHOUT_PARTS = (str, bytes, int, float, complex, bool, type(None), Tensor, CodeType)
 
 
@@ -40,7 +42,8 @@ def modules_of(forward_func: Callable[..., Any]) -> list[Module]:
     That is the model itself; of a function, what its closure, its defaults, the global names in its code, its
     `functools.partial`, its `self` and the attributes of an object that is called lead to, also within containers and
     through other functions. Nothing is called, not even a property. What only running it would show is not found, such
-    as the result of another call, and modules may be among them that do not run.
+    as the result of another call, nor what an installed package has in its global names. Modules may be among them that
+    do not run.
 
     Args:
         forward_func: The model, or a function.
@@ -105,7 +108,7 @@ def _of_function(function: FunctionType) -> Iterator[Any]:
     yield from (function.__kwdefaults__ or {}).values()
     yield from vars(function).values()  # such as __wrapped__
     space = function.__globals__
-    if str(space.get("__name__")).partition(".")[0] in _LIBRARIES:
+    if str(space.get("__name__")).partition(".")[0] in _LIBRARIES or _INSTALLED in function.__code__.co_filename:
         return
     names = dict.fromkeys(_names_in(function.__code__))
     for name in names:
@@ -152,7 +155,7 @@ def _in_library(value: ModuleType | type) -> bool:
 def _of_instance(value: Any) -> Iterator[Any]:
     """The attributes of an object, and the methods that may use others."""
     kinds = [kind for kind in type(value).__mro__ if not _in_library(kind)]
-    for kind in type(value).__mro__:
+    for kind in kinds:
         for member in vars(kind).values():
             if isinstance(member, MemberDescriptorType):  # of __slots__
                 with suppress(AttributeError):

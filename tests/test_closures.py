@@ -324,6 +324,15 @@ def test_large_containers_and_long_ways_end() -> None:
     assert modules_of(closed(way)) == []
 
 
+def test_installed_packages_are_not_searched() -> None:
+    """What a function names of them is looked at, but not the globals that this uses in turn."""
+    code = compile("def function(x):\n    return MODEL(x)", "/lib/site-packages/library.py", "exec")
+    names: dict[str, Any] = {"MODEL": MODEL, "__name__": "library"}
+    exec(code, names)  # noqa: S102
+    assert modules_of(names["function"]) == []
+    assert modules_of(functools.partial(names["function"], MODEL)) == [MODEL]
+
+
 # --- what follows from it --------------------------------------------------------------------------------------------
 
 
