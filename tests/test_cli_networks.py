@@ -659,3 +659,21 @@ def test_weights_are_loaded_without_running_code() -> None:
     torch.save({"state_dict": {"weight": Hostile()}}, "hostile.pt")
     assert main(["--weights", "hostile.pt"]) == 2
     assert not Path("harm").exists()
+
+
+def test_the_grid_of_tokens_follows_from_the_networks_input() -> None:
+    """A `tokens_to_map()` of one's own, in a file, for an input that is not square: 8 patches are 4 x 2."""
+    timm = pytest.importorskip("timm")
+    model = timm.models.VisionTransformer(img_size=(64, 32), patch_size=16, embed_dim=16, depth=1, num_heads=2)
+    classifier = Classifier(
+        "mine",
+        model.eval(),
+        lambda photograph: torch.full((3, 64, 32), photograph.getpixel((0, 0))[0] / 255),
+        torch.device("cpu"),
+        reshape_transform=tokens_to_map(),
+    )
+    chosen = classifier.choose(["blocks.0.norm1"])
+    inputs = classifier.inputs(Image.new("RGB", (8, 8), "gray"))
+    transform = classifier.reshape_transform_of(chosen)
+    explanation = explain(model, inputs, chosen.names, [3], reshape_transform=transform, methods=["Grad-CAM"])
+    assert explanation.maps["Grad-CAM", "blocks.0.norm1", 3].shape == (1, 1, 4, 2)

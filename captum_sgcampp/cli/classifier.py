@@ -15,6 +15,7 @@ from captum_sgcampp.cli.errors import CommandError, described, unknown
 from captum_sgcampp.cli.map_of_layer import as_map, patch_size_of, unchanged
 from captum_sgcampp.explanation import logits_of
 from captum_sgcampp.layers import LayerInfo, last_maps, list_layers
+from captum_sgcampp.reshape import for_inputs
 
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
@@ -30,8 +31,8 @@ class ChosenLayers(NamedTuple):
 class _Trial(NamedTuple):
     """What one run of a network tells of it."""
 
-    image_size: tuple[int, int]
-    """The height and the width of the input."""
+    inputs: Tensor
+    """The input, (1, C, H, W), on the device "meta"."""
     output: Any
     layers: list[LayerInfo]
     patch_size: tuple[int, int] | None
@@ -83,7 +84,8 @@ class Classifier:
     @property
     def image_size(self) -> tuple[int, int]:
         """The height and the width of the network's input, for a photograph of 640 x 480."""
-        return self._trial.image_size
+        height, width = self._trial.inputs.shape[-2:]
+        return height, width
 
     @property
     def n_classes(self) -> int:
@@ -181,8 +183,8 @@ class Classifier:
     def _reshape(self, layer: LayerInfo) -> Callable[[Tensor], Tensor] | None:
         """How a layer is seen as a map; None if it cannot be."""
         if self.reshape_transform:
-            return self.reshape_transform
-        return as_map(layer.shapes[0], self._trial.image_size, self._trial.patch_size, self.n_prefix_tokens)
+            return for_inputs(self.reshape_transform, [self._trial.inputs], self.model)
+        return as_map(layer.shapes[0], self.image_size, self._trial.patch_size, self.n_prefix_tokens)
 
     @cached_property
     def _trial(self) -> _Trial:
@@ -192,8 +194,7 @@ class Classifier:
             layers = list_layers(self.model, inputs)
             with torch.no_grad():
                 output = self.model(inputs)
-            height, width = inputs.shape[-2:]
-            return _Trial((height, width), output, layers, patch_size_of(self.model))
+            return _Trial(inputs.to("meta"), output, layers, patch_size_of(self.model))
         except CommandError:
             raise
         except (Exception, SystemExit) as error:

@@ -54,9 +54,10 @@ def attribute_dataset(
     - ``maps-*.safetensors``: the maps, a tensor for each, in the resolution of the layer. :func:`open_maps` reads them.
     - ``maps-*.csv``, one beside each, and at the end ``index.csv`` with all of them: for each map the image's `name`,
       the map's `key` in :func:`open_maps`, `layer`, `target`, `target_name`, `probability` (the softmax of the model's
-      output), `maximum`, `mean`, and whether it is `zero` everywhere; the `error` of an image that has no map; and
-      `size` and `modified`, which tell whether its file has changed and are empty for an image without a file. Read it
-      with ``pandas.read_csv("index.csv", keep_default_na=False)``, or names such as "NA" are lost.
+      output, empty for a single score), `maximum`, `mean`, and whether it is `zero` everywhere; the `error` of an image
+      that has no map; and `size` and `modified`, which tell whether its file has changed and are empty for an image
+      without a file. Read it with ``pandas.read_csv("index.csv", keep_default_na=False)``, or names such as "NA" are
+      lost.
 
     The noise of an image is seeded from `seed` and its name. Its map is therefore the same for any number of processes,
     and the same to rounding for any `batch_size` and number of threads. Where a model lets the images of a batch
