@@ -2,7 +2,9 @@
 
 import functools
 import json
+import operator
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -166,6 +168,9 @@ PAIRS: dict[str, Build] = {
     "array": lambda number: over(np.array([number])),
     "container": lambda number: over({"factors": [number]}),
     "namespace": lambda number: over(SimpleNamespace(factor=number)),
+    "pattern": lambda number: over(re.compile(str(number))),
+    "getter": operator.itemgetter,
+    "operator": lambda number: over(torch.ops.aten.sin if number > 1 else torch.ops.aten.cos),
     "function in closure": lambda number: over(lambda values: values * number),
     "module in closure": lambda number: over(ScaledModule(number)),
     "global": lambda number: from_text("made = lambda x: x * scale", scale=number),

@@ -125,8 +125,8 @@ class Classifier:
         """Raises a CommandError if no layer is seen when the network runs."""
         if not any(layer.calls for layer in self.layers):
             raise CommandError(
-                f"{self.name} has no layer that is known to be a map: none is seen when it runs, as in a scripted or an "
-                "exported model; give the model that it was made of, or torch.export.unflatten(program)"
+                f"{self.name} has no layer that is known to be a map: none is seen when it runs, as in a scripted or "
+                "an exported model; give the model that it was made of, or torch.export.unflatten(program)"
             )
 
     def choose(self, names: Sequence[str]) -> ChosenLayers:

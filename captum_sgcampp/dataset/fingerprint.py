@@ -7,6 +7,7 @@ Code of installed packages is taken as it is: their classes count by their names
 their globals does not count. Bytecode differs between versions of Python, and so do the fingerprints.
 """
 
+import copyreg
 import dis
 import functools
 import hashlib
@@ -215,7 +216,8 @@ class _Description:
             return self.of(value.__wrapped__)
         if callable(value) and hasattr(value, "__name__") and not is_own(kind.__module__):
             return f"{value.__name__} {text_of(value)}"
-        reduced = value.__reduce_ex__(2)
+        registered = copyreg.dispatch_table.get(kind)  # as of patterns
+        reduced: Any = registered(value) if registered else value.__reduce_ex__(2)
         if isinstance(reduced, str):
             return reduced
         function, args, state, items, pairs = (*reduced, None, None, None)[:5]
