@@ -104,9 +104,9 @@ def tokens_to_map(n_prefix_tokens: int = 1, grid: Grid | None = None) -> TokensT
         n_prefix_tokens: The number of tokens before those of the patches, which are dropped: the class token, and
             registers if there are any. Default: 1
         grid: The number of patches in each spatial dimension. Default: None, which derives it. The attribution methods
-            and :func:`explain` know the input: the model's patches, if it is a module that tells their size or begins
-            with a convolution, or square patches that divide an image without a rest. Patches may be merged 2 x 2 later
-            in the model. On its own, the function takes a square
+            and :func:`explain` know the input: the model's patches, if it tells their size or begins with a
+            convolution, or square patches that divide an image without a rest. Patches may be merged 2 x 2 later in the
+            model. On its own, the function takes a square
 
     Returns:
         A function from (N, tokens, C) to (N, C, \*grid), which can be pickled. It raises a ValueError if the tokens do

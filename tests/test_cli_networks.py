@@ -22,7 +22,7 @@ from cli_helpers import opened, panels, photograph
 from torchvision import models
 
 import captum_sgcampp
-from captum_sgcampp import LayerSmoothGradCAMpp, channels_last_to_map
+from captum_sgcampp import LayerSmoothGradCAMpp, channels_last_to_map, explain, tokens_to_map
 from captum_sgcampp.__main__ import main
 from captum_sgcampp.cli import command
 from captum_sgcampp.cli.classifier import Classifier
@@ -668,7 +668,7 @@ def test_the_grid_of_tokens_follows_from_the_networks_input() -> None:
     classifier = Classifier(
         "mine",
         model.eval(),
-        lambda photograph: torch.full((3, 64, 32), photograph.getpixel((0, 0))[0] / 255),
+        lambda _photograph: torch.full((3, 64, 32), 0.5),
         torch.device("cpu"),
         reshape_transform=tokens_to_map(),
     )

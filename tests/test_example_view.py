@@ -138,12 +138,11 @@ def test_attention_is_no_map() -> None:
         assert view.activations(torch.empty(shape), "layer").shape == shape
 
 
-def test_tokens_behind_a_function_are_not_drawn() -> None:
+def test_tokens_behind_a_function_are_refused() -> None:
     timm = pytest.importorskip("timm")
     model = seeded(lambda: timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2, num_classes=5))
-    explanation = explain(lambda image: 2 * model(image), torch.rand(1, 3, 64, 64), model.blocks[1].norm1, n_samples=1)
-    with pytest.raises(ValueError, match=r"map of shape \(1, 1, 192\), .* tokens_to_map\(\)"):
-        explanation.picture()
+    with pytest.raises(ValueError, match=r"returns tokens, \(1, 17, 192\)\. .*tokens_to_map\(\)"):
+        explain(lambda image: 2 * model(image), torch.rand(1, 3, 64, 64), model.blocks[1].norm1, n_samples=1)
 
 
 @pytest.mark.parametrize("kind", ["timm", "torchvision"])

@@ -97,7 +97,6 @@ def test_inputs_that_are_not_one_example(inputs: Tensor, words: str) -> None:
     [
         (lambda output: output.squeeze(), r"\(5,\)"),
         (lambda output: output[:, 1], r"\(1,\)"),
-        (lambda output: output[0, 1], r"\(\)"),
     ],
 )
 def test_an_output_without_its_first_dimension(change: Callable[[Tensor], Tensor], shape: str) -> None:
@@ -116,6 +115,12 @@ def test_an_output_without_its_first_dimension(change: Callable[[Tensor], Tensor
         return run(image).reshape(1, -1)
 
     assert explain(as_advised, X, model[1], n_samples=1).scores.dim() == 1
+
+
+def test_an_output_without_dimensions() -> None:
+    model = build()
+    with pytest.raises(AssertionError, match=r"^forward_func: returned a tensor of shape \(\), .*squeeze\(1\)"):
+        explain(lambda image: model(image)[0, 1], X, model[1], n_samples=1)
 
 
 @pytest.mark.parametrize(

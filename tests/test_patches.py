@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, explain, tokens_to_map
 from captum_sgcampp.patches import PatchedInputs, patch_grids
+from captum_sgcampp.reshape import TokensToMap
 
 Pair = tuple[int, int]
 
@@ -111,13 +112,17 @@ def test_a_wrong_number_of_prefix_tokens_is_said_with_the_right_one(
         method.attribute(torch.rand(1, 3, *size), 1)
 
 
-def test_an_image_that_no_squares_fill_is_refused_behind_a_function_and_a_grid_helps() -> None:
+@pytest.mark.parametrize("transform", [tokens_to_map(), tokens_to_map(grid=(9, 8))])
+def test_patches_that_are_no_squares_behind_a_function(transform: TokensToMap) -> None:
     model, image = build((8, 32)), torch.rand(1, 3, 72, 256)
-    run = behind_a_function(model)
-    with pytest.raises(ValueError, match=r"leave 72, .* no grid of an input \(1, 3, 72, 256\).*grid=\(24, 6\)"):
-        LayerGradCamPlusPlus(run, model.layer, reshape_transform=tokens_to_map()).attribute(image, 1)
-    method = LayerGradCamPlusPlus(run, model.layer, reshape_transform=tokens_to_map(grid=(9, 8)))
+    method = LayerGradCamPlusPlus(behind_a_function(model), model.layer, reshape_transform=transform)
     assert one(method.attribute(image, 1)).shape == (1, 1, 9, 8)
+
+
+def test_an_image_that_no_squares_fill_is_refused_where_nothing_is_known_of_its_patches() -> None:
+    transform = tokens_to_map().for_inputs((torch.empty(1, 3, 72, 256),), lambda image: image)
+    with pytest.raises(ValueError, match=r"leave 72, .* no grid of an input \(1, 3, 72, 256\).*grid=\(24, 6\)"):
+        transform(torch.empty(1, 73, 8))
 
 
 @pytest.mark.parametrize(
