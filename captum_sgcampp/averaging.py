@@ -113,10 +113,15 @@ class Averaging:
         else:
             at_once = clean.copies_at_once(self.noise, inputs, forward_args)
             with self._progress(clean.targets, clean.tensors) as bar:
-                take = partial(self._derivatives, clean=clean, on_progress=bar.update)
-                passes = NoisyPasses(self.probe, clean, inputs, forward_args, take)
-                for derivatives in passes.run(self.noise.chunks(inputs, at_once, generator)):
+                take = partial(self._derivatives, clean=clean, on_positions=bar.update)
+
+                def add(derivatives: list[list[PassDerivatives]]) -> None:
                     _add(sums, derivatives)
+                    if self.source != "autograd":
+                        bar.update(len(derivatives[0][0].gradients))
+
+                passes = NoisyPasses(self.probe, clean, inputs, forward_args, take)
+                passes.run(self.noise.chunks(inputs, at_once, generator), add)
         statistics = [
             [
                 LayerStatistics(
@@ -143,9 +148,8 @@ class Averaging:
             CleanTensor(
                 tensor.layer,
                 tensor.name,
-                len(values) if values.dim() else 0,
+                values,
                 self.view.activations(values, tensor.name),
-                values[-1:].clone(),
             )
             for values, tensor in zip(layer_pass.activations(), layer_pass.tensors, strict=True)
         ]
@@ -155,14 +159,17 @@ class Averaging:
         # A progress bar for the noise samples follows where there are any.
         bar_of_pass = NullProgress() if self.noise.n_samples else self._progress(targets, tensors)
         with bar_of_pass as bar:
-            return replace(clean, derivatives=self._derivatives(CopiesPass(layer_pass, 1), clean, bar.update))
+            derivatives = self._derivatives(CopiesPass(layer_pass, 1), clean, bar.update)
+            if self.source != "autograd":
+                bar.update(1)
+            return replace(clean, derivatives=derivatives)
 
     def _derivatives(
-        self, copies: CopiesPass, clean: CleanPass, on_progress: OnProgress
+        self, copies: CopiesPass, clean: CleanPass, on_positions: OnProgress
     ) -> list[list[PassDerivatives]]:
         """Takes the derivatives at each tensor for each target from a pass of one or several noise samples."""
         layer_pass, n_samples, n_beside = copies
-        source = DerivativeSource(self.source, self.view, self.grad_kwargs, on_progress, n_beside)
+        source = DerivativeSource(self.source, self.view, self.grad_kwargs, on_positions, n_beside)
         activations = [tensor.activations for tensor in clean.tensors]
         derivatives = []
         for number, target in enumerate(clean.targets, start=1):
@@ -177,8 +184,6 @@ class Averaging:
             derivatives.append(
                 source.derivatives(layer_pass, scores, n_samples, activations, retain_graph=others_follow)
             )
-        if self.source != "autograd":
-            on_progress(n_samples)
         return derivatives
 
     def _progress(self, targets: Sequence[TargetType], tensors: Sequence[CleanTensor]) -> AbstractContextManager[Any]:
@@ -202,7 +207,7 @@ class Averaging:
                 clean.tensors, sums_at_target, at_target, strict=True
             ):
                 messages += user_warnings.not_finite(tensor.name, activations, mean)
-                in_float16 = torch.float16 in {tensor.last_row.dtype, clean.output.dtype}
+                in_float16 = torch.float16 in {tensor.rows.dtype, clean.output.dtype}
                 if in_float16 and not mean.first.flatten(1).any(dim=1).all():
                     messages += user_warnings.underflow(tensor.name)
                 if mean.first.any():

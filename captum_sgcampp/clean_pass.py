@@ -18,12 +18,15 @@ class CleanTensor(NamedTuple):
     layer: Module
     name: str
     """The layer's name, for messages."""
-    n_rows: int
-    """The first dimension of the tensor as it is in the model."""
+    rows: Tensor
+    """The tensor as it is in the model."""
     activations: Tensor
     r"""The selected channels of the map, (N, C, \*spatial)."""
-    last_row: Tensor
-    """The last row of the tensor as it is in the model."""
+
+    @property
+    def n_rows(self) -> int:
+        """The first dimension of the tensor as it is in the model."""
+        return len(self.rows) if self.rows.dim() else 0
 
 
 @dataclass(frozen=True)

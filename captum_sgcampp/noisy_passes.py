@@ -1,6 +1,6 @@
 """The passes with noise: how many copies share one, and whether they may."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -12,12 +12,13 @@ from captum_sgcampp import user_warnings
 from captum_sgcampp._captum import ExpansionTypes, _expand_additional_forward_args
 from captum_sgcampp.clean_pass import CleanPass
 from captum_sgcampp.layer_pass import LayerPass, LayerProbe
-from captum_sgcampp.rounding import equal_up_to_rounding
+from captum_sgcampp.rounding import are_influenced
 from captum_sgcampp.selected_rows import SelectionWatch
 
 Result = TypeVar("Result")
+Inputs = tuple[Tensor, ...]
 
-REFUSALS = (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What a model raises that does not take several copies. Whatever else interrupts a pass is not caught."""
 
 
@@ -36,8 +37,9 @@ class CopiesPass(NamedTuple):
 class NoisyPasses(Generic[Result]):
     """Runs the model on noisy copies, several at once unless these influence one another.
 
-    Shapes do not show whether they do: a batch norm without running statistics keeps them. So the last example without
-    noise goes through the first shared pass too, behind the copies, and must come out as it did without them.
+    Shapes do not show whether they do: a batch norm without running statistics keeps them. So the inputs without noise
+    go through the first shared pass too, behind the copies, and must come out as they did without them. That is one
+    copy more, and no pass more.
 
     Args:
         probe: Runs the model.
@@ -49,18 +51,16 @@ class NoisyPasses(Generic[Result]):
 
     probe: LayerProbe
     clean: CleanPass
-    inputs: tuple[Tensor, ...]
+    inputs: Inputs
     forward_args: tuple[Any, ...]
     compute: Callable[[CopiesPass], Result]
 
-    def run(self, chunks: Iterable[tuple[int, tuple[Tensor, ...]]]) -> Iterator[Result]:
+    def run(self, chunks: Iterable[tuple[int, Inputs]], add: Callable[[Result], object]) -> None:
         """Runs all copies.
 
         Args:
             chunks: The noisy copies that may share a pass as far as shapes show, with the number of samples in each.
-
-        Yields:
-            The result of each pass.
+            add: Called with the result of each pass.
 
         Raises:
             ValueError: The rows of a layer are selected by their values, so that they are others for each copy.
@@ -74,82 +74,95 @@ class NoisyPasses(Generic[Result]):
         watch = SelectionWatch(self.clean.layers_with_other_rows(self.inputs))
         for n_samples, copies in chunks:
             if n_samples > 1 and together is None:
-                found, warning = self._first_together(n_samples, copies)
-                together = found is not None
-                if found is not None:
-                    yield found
+                result, warning = self._first_together(copies, n_samples)
+                together = result is not None
+                if result is not None:
+                    add(result)
                     continue
-            for part in [copies] if together else _one_by_one(copies, n_samples):
+            for part, size in [(copies, n_samples)] if together else _one_by_one(copies, n_samples):
                 with watch:
-                    result = self._run(part, n_samples if together else 1)
+                    result = self._run(part, size)
                 user_warnings.warn(warning)  # after a pass that shows it to be true
                 warning = []
-                yield result
+                add(result)
 
-    def _run(self, copies: tuple[Tensor, ...], n_samples: int) -> Result:
-        """A pass of copies alone."""
-        args = _repeated(self.forward_args, n_samples)
+    def _run(self, copies: Inputs, n_samples: int) -> Result:
+        args = self._args(n_samples)
         return self.probe.run(copies, args, lambda found: self.compute(CopiesPass(found, n_samples)))
 
-    def _first_together(self, n_samples: int, copies: tuple[Tensor, ...]) -> tuple[Result | None, list[str]]:
-        """The first pass with several copies, and the last example beside them.
+    def _first_together(self, copies: Inputs, n_samples: int) -> tuple[Result | None, list[str]]:
+        """The first pass with several copies, and the inputs without noise behind them.
 
         Returns:
             The result; or None, and why the copies must not share a pass.
         """
         undo = self.probe.restorable(self.inputs)
-        beside = tuple(torch.cat([many, one[-1:]]) for many, one in zip(copies, self.inputs, strict=True))
-        args = tuple(
-            torch.cat([many, one[-1:]]) if isinstance(one, Tensor) else one
-            for many, one in zip(_repeated(self.forward_args, n_samples), self.forward_args, strict=True)
-        )
+        n_beside = len(self.clean.output)
 
-        def compared(found: LayerPass) -> tuple[bool, Result]:
-            copies_pass = CopiesPass(replace(found, output=found.output[:-1]), n_samples, n_beside=1)
-            return self._last_is_alike(found), self.compute(copies_pass)
+        def looked_at(found: LayerPass) -> tuple[list[Tensor], Tensor, Result]:
+            rows = [tensor.detach()[-n_beside:] for tensor in (found.output, *found.activations())]
+            copies_alone = replace(found, output=found.output[:-n_beside])
+            result = self.compute(CopiesPass(copies_alone, n_samples, n_beside))
+            return rows, torch.stack(copies_alone.output.detach().chunk(n_samples)), result
 
         try:
-            alike, result = self.probe.run(beside, args, compared, with_activations=True)
+            beside, samples, result = self.probe.run(
+                tuple(torch.cat(pair) for pair in zip(copies, self.inputs, strict=True)),
+                self._args(n_samples + 1),
+                looked_at,
+                with_activations=True,
+            )
         except REFUSALS as error:
             undo()
             return None, list(user_warnings.several_copies_refused(error))
-        if alike or self._is_random():
+        if not self._are_influenced(beside, samples):
             return result, []
         undo()
         return None, list(user_warnings.examples_influence_one_another())
 
-    def _last_is_alike(self, layer_pass: LayerPass) -> bool:
-        """Whether the last row is that of the pass without noise."""
-        found = [layer_pass.output, *layer_pass.activations()]
-        wanted = [self.clean.output, *(tensor.last_row for tensor in self.clean.tensors)]
-        dtypes = {tensor.dtype for tensor in (*wanted, *self.inputs)}
-        return all(
-            equal_up_to_rounding(values[-1:], row[-1:], dtypes) for values, row in zip(found, wanted, strict=True)
-        )
-
-    def _is_random(self) -> bool:
-        """Whether the model returns something else in each pass, although no batch norm joins the examples."""
-        if any(isinstance(module, _BatchNorm) and _joins_examples(module) for module in self.probe.modules):
-            return False
+    def _are_influenced(self, beside: list[Tensor], samples: Tensor) -> bool:
+        """Whether the inputs without noise came out otherwise beside the copies. Leaves no trace in the model."""
+        alone = [self.clean.output, *(tensor.rows for tensor in self.clean.tensors)]
         undo = self.probe.restorable(self.inputs)
-        again = self.probe.run(self.inputs, self.forward_args, lambda found: found.output.detach())
+
+        def run(n_copies: int) -> list[list[Tensor]]:
+            """Runs the model on copies without noise, and returns what each has come out as."""
+            inputs = tuple(torch.cat([tensor] * n_copies) for tensor in self.inputs)
+            output, layers = self.probe.run(
+                inputs,
+                self._args(n_copies),
+                lambda found: (found.output.detach(), found.activations()),
+                with_activations=True,
+            )
+            return [
+                list(of_copy) for of_copy in zip(*(rows.chunk(n_copies) for rows in (output, *layers)), strict=True)
+            ]
+
+        found = are_influenced(
+            beside,
+            alone,
+            samples,
+            again=lambda: run(1)[0],
+            repeated=lambda: run(len(samples) + 1),
+            dtypes={tensor.dtype for tensor in (*alone, *self.inputs)},
+            certainly=any(isinstance(part, _BatchNorm) and _joins_examples(part) for part in self.probe.modules),
+        )
         undo()
-        return not equal_up_to_rounding(again, self.clean.output)
+        return found
+
+    def _args(self, n_samples: int) -> tuple[Any, ...]:
+        """The arguments of each example, repeated along with the inputs, as Captum does."""
+        if n_samples == 1:
+            return self.forward_args
+        return _expand_additional_forward_args(self.forward_args, n_samples, ExpansionTypes.repeat) or ()
 
 
 def _joins_examples(module: _BatchNorm) -> bool:
     return module.training or module.running_mean is None
 
 
-def _one_by_one(copies: tuple[Tensor, ...], n_samples: int) -> list[tuple[Tensor, ...]]:
-    """The copies of each sample."""
+def _one_by_one(copies: Inputs, n_samples: int) -> list[tuple[Inputs, int]]:
+    """The copies of each sample, and that they are of one."""
     if n_samples == 1:
-        return [copies]
-    return list(zip(*(tensor.chunk(n_samples) for tensor in copies), strict=True))
-
-
-def _repeated(forward_args: tuple[Any, ...], n_samples: int) -> tuple[Any, ...]:
-    """Repeats the arguments of each example along with the inputs, as Captum does."""
-    if n_samples == 1:
-        return forward_args
-    return _expand_additional_forward_args(forward_args, n_samples, ExpansionTypes.repeat) or ()
+        return [(copies, 1)]
+    return [(part, 1) for part in zip(*(tensor.chunk(n_samples) for tensor in copies), strict=True)]

@@ -1,37 +1,88 @@
-"""Whether a model returned the same in two passes, but for rounding."""
+"""Whether rows influence one another in a model, or what it returns for them differs by rounding alone."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-ROUNDING = 1024
-"""Outputs count as the same if they differ by less than this many units in the last place of the largest.
+ROUNDING, OF_HALF = 64, 2
+"""A difference of less than this many units in the last place of the largest value is rounding.
 
 The algorithms of convolutions and matrix products change with the size of a batch. On 40 networks of torchvision, timm
 and EfficientNet-Lite, an image alone and the same image beside five others differed by at most 19 units in float32 and
-float64, at any layer, and by 2 in half precision.
+float64, at any layer, and by 2 in half precision, where 64 would be no small number.
 """
+LARGEST_ROUNDING = 0.05
+"""More than this is never rounding: 6 units of bfloat16."""
 
 
-def equal_up_to_rounding(values: Tensor, reference: Tensor, dtypes: Iterable[torch.dtype] = ()) -> bool:
-    """Compares what a model returned for the same examples in two passes of different size.
-
-    In precisions where :data:`ROUNDING` units are no small number, half of the digits must agree.
+def relative_difference(values: Sequence[Tensor], reference: Sequence[Tensor], samples: Tensor | None = None) -> float:
+    """The largest difference between what a model returned for the same rows in two passes.
 
     Args:
-        values: The values of one pass.
-        reference: The values of the other. Another shape is another value.
-        dtypes: Further dtypes that the model computes in; the least precise counts.
+        values: The output of one pass, and the tensors of the layers.
+        reference: Those of the other.
+        samples: The output for noisy copies of these rows, (n, N, ...), or for others. Scores that are the same for
+            all of them, such as those of masked classes, may be of another size, and are not what differences are
+            compared with; how far the others vary is, where all are near zero.
+
+    Returns:
+        The difference in units of the largest score, or of the largest activation of the layer. Infinite where
+        something has another shape, or is finite in one of them only.
     """
-    if values.shape != reference.shape:
-        return False
-    finite = reference.isfinite()
-    if not torch.equal(finite, values.isfinite()):
-        return False
-    difference, size = (values - reference)[finite].abs(), reference[finite].abs()
-    epsilon = max(_epsilon(dtype, reference.device) for dtype in (reference.dtype, *dtypes))
-    return not size.numel() or bool(difference.max() <= min(ROUNDING * epsilon, epsilon**0.5) * size.max())
+    differences = [0.0]
+    for number, (found, wanted) in enumerate(zip(map(_exact, values), map(_exact, reference), strict=True)):
+        finite = wanted.isfinite()
+        if found.shape != wanted.shape or not torch.equal(finite, found.isfinite()):
+            return torch.inf
+        sizes = wanted.abs()
+        if not number and samples is not None:
+            variation = (_exact(samples) - wanted).abs().nan_to_num(0, 0).amax(dim=0)
+            sizes = torch.maximum(sizes * (variation > 0), variation) if variation.any() else sizes
+        difference, size = (found - wanted)[finite].abs(), sizes[finite]
+        if difference.any():
+            differences.append(float(difference.max() / size.max()))
+    return max(differences)
+
+
+def _exact(values: Tensor) -> Tensor:
+    return values.detach().cpu().double()
+
+
+def are_influenced(
+    together: Sequence[Tensor],
+    alone: Sequence[Tensor],
+    samples: Tensor,
+    again: Callable[[], Sequence[Tensor]],
+    repeated: Callable[[], Iterable[Sequence[Tensor]]],
+    dtypes: Iterable[torch.dtype],
+    certainly: bool = False,
+) -> bool:
+    """Whether what a model returns for some rows depends on the other rows of the pass.
+
+    Args:
+        together: The output and the tensors of the layers for these rows, in a pass with others.
+        alone: The same, in a pass of these rows alone.
+        samples: As in :func:`relative_difference`.
+        again: Runs these rows alone once more, which shows whether the model is random. Not called without need.
+        repeated: Runs a pass of copies of these rows, as large as that with the others, which shows how much rounding
+            and randomness there is in it. Yields the same for each copy. Not called without need.
+        dtypes: What the model computes in, as far as can be seen; the least precise counts.
+        certainly: Whether any difference above rounding is enough, because the model is known for it.
+    """
+    epsilon = max(_epsilon(dtype, samples.device) for dtype in dtypes)
+    bound = min(ROUNDING * epsilon, max(ROUNDING * torch.finfo(torch.float32).eps, OF_HALF * epsilon))
+    difference = relative_difference(together, alone, samples)
+    if difference <= bound or certainly:
+        return difference > bound
+    by_itself = relative_difference(again(), alone, samples)
+    if by_itself <= bound and difference > LARGEST_ROUNDING:
+        return True
+    control = max(relative_difference(copy, alone, samples) for copy in repeated())
+    if by_itself <= bound:
+        return difference > 2 * control + bound
+    # Two runs of a random model are as different as equal copies, but for luck.
+    return control > 100 * by_itself or difference > 4 * control + bound
 
 
 def _epsilon(dtype: torch.dtype, device: torch.device) -> float:

@@ -70,7 +70,9 @@ class DerivativeSource:
         for tensor, pieces, activation in zip(
             layer_pass.tensors, layer_pass.gradients(scores, first_order), activations, strict=True
         ):
-            gradients = self._of_samples(self.view.gradients(joined(pieces), tensor.name))
+            gradients = self.view.gradients(joined(pieces), tensor.name)
+            if len(gradients) == n_samples * len(activation) + self.n_beside:
+                gradients = gradients[: n_samples * len(activation)]
             self._require_rows(gradients, activation, scores, n_samples, tensor.name)
             by_sample = gradients.reshape(n_samples, *activation.shape)
             if self.name == "autograd":
@@ -84,10 +86,6 @@ class DerivativeSource:
                 summed = formulas.sum_of_powers(by_sample)
             derivatives.append(PassDerivatives(by_sample, summed))
         return derivatives
-
-    def _of_samples(self, rows: Tensor) -> Tensor:
-        """The rows of the noise samples."""
-        return rows[: len(rows) - self.n_beside]
 
     def _require_rows(self, gradients: Tensor, activation: Tensor, scores: Tensor, n_samples: int, layer: str) -> None:
         """Raises if the rows of a layer are not the noise samples, or not those of the scores where that matters."""
@@ -112,7 +110,7 @@ class DerivativeSource:
         for captured, gradient in zip(tensor.by_device, pieces, strict=True):
             indices = self.view.indices(gradient, tensor.name).flatten(1)
             if gradient is pieces[-1]:
-                indices = self._of_samples(indices)
+                indices = indices[: len(indices) - self.n_beside]
             if captured.edge is None:  # its gradient was taken as zero
                 by_device.append((gradient.new_zeros(indices.shape),) * 2)
             else:

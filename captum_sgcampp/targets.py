@@ -54,7 +54,7 @@ def select_scores(output: Tensor, target: TargetType) -> Tensor:
 def _require_classes(output: Tensor, target: TargetType) -> None:
     """Raises what torch does, before a GPU would end the process, if the target of an example is not a class."""
     of_examples = target.tolist() if isinstance(target, Tensor) and target.dim() == 1 and len(target) > 1 else target
-    if not isinstance(of_examples, list) or output.dim() != 2:
+    if not isinstance(of_examples, list) or output.dim() != 2 or len(of_examples) != len(output):
         return
     for one in of_examples:
         if isinstance(one, int) and not 0 <= one < output.shape[1]:

@@ -55,17 +55,18 @@ def inputs_seen(model: nn.Module) -> Iterator[list[tuple[Any, ...]]]:
 def copies_seen(seen: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """The arguments of the passes with noise, without what shows whether copies influence one another.
 
-    That is the last example without noise behind the copies of the first shared pass, and for a model that gives it
-    other scores there, a second pass without noise.
+    That are the inputs without noise behind the copies of the first shared pass. In a random model, they are there a
+    second time alone, and then in a pass of equal copies.
     """
     clean, *passes = seen
-    shared = next((number for number, args in enumerate(passes) if len(args[0]) > len(clean[0])), None)
+    n_rows = len(clean[0])
+    shared = next((number for number, args in enumerate(passes) if len(args[0]) > n_rows), None)
     if shared is None:
         return passes
-    assert torch.equal(passes[shared][0][-1], clean[0][-1])
-    copies = tuple(arg[:-1] if isinstance(arg, Tensor) and arg.dim() else arg for arg in passes[shared])
-    rest = passes[shared + 1 :]
-    if rest and torch.equal(rest[0][0], clean[0]):
+    assert torch.equal(passes[shared][0][-n_rows:], clean[0])
+    copies = tuple(arg[:-n_rows] if isinstance(arg, Tensor) and arg.dim() else arg for arg in passes[shared])
+    rest, is_noisy = passes[shared + 1 :], not torch.equal(copies[0][:n_rows], clean[0])
+    while is_noisy and rest and all(torch.equal(clean[0], rows) for rows in rest[0][0].split(n_rows)):
         del rest[0]
     return [*passes[:shared], copies, *rest]
 

@@ -193,7 +193,7 @@ def test_failed_images_are_tried_again_only_on_request(tmp_path: Path, monkeypat
     monkeypatch.setattr("photograph_folder.network", lambda: counting(attributed))
     maps = attribute(tmp_path / "photographs", tmp_path / "maps", retry_failed=True)
     assert not maps.errors and len(maps) == N_PHOTOGRAPHS + 1
-    # The pass without noise, and that of its two noisy copies with the image itself beside them, as in NoisyPasses.
+    # The pass without noise, and that of its two noisy copies, with the image itself behind them: NoisyPasses.
     assert attributed == [1, 2 + 1]
     changed = {name for name, now in content(tmp_path / "maps").items() if now != before[name]}
     assert changed == {"maps-000002.csv", "maps-000002.safetensors", "index.csv"}

@@ -77,7 +77,7 @@ def test_each_chunk_is_one_pass() -> None:
     model = cut_model()
     with inputs_seen(model) as seen:
         LayerSmoothGradCAMpp(model, model.layer).attribute(cut_inputs(), target=1, n_samples=5, n_samples_batch_size=2)
-    assert [len(args[0]) for args in seen] == [3, 6 + 1, 6, 3]  # see NoisyPasses
+    assert [len(args[0]) for args in seen] == [3, 6 + 3, 6, 3]  # with the inputs without noise once more: NoisyPasses
 
 
 # --- models that set the grad mode themselves ------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import hooks_on, one, unchanged
@@ -13,7 +14,7 @@ from torchvision.models import detection
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
 
 NOISE: dict[str, Any] = {"n_samples": 3, "stdevs": 0.3}
-SELECTED = r"^layer: the rows of .* selects them by their values, with "
+SELECTED = r"^layer: the rows of .* which they are depends on values: .* other parts "
 
 
 def smooth_map(model: Any, layer: Any, inputs: Tensor, target: Any = 1, **options: Any) -> Tensor:
@@ -104,8 +105,6 @@ SELECTIONS: dict[str, Callable[[Tensor, int], Any]] = {
     "where": lambda choice, number: torch.where(choice == number)[0],
     "nonzero": lambda choice, number: (choice == number).nonzero().flatten(),
     "list": lambda choice, number: [row for row, chosen in enumerate(choice.tolist()) if chosen == number],
-    "sorted": lambda choice, number: choice.argsort()[:2] if number == 0 else choice.argsort()[2:],
-    "top k": lambda choice, number: choice.float().topk(4 if number else 2, largest=bool(number)).indices,
 }
 
 
@@ -116,10 +115,67 @@ def shades(*means: float) -> Tensor:
 
 
 @pytest.mark.parametrize("select", SELECTIONS.values(), ids=SELECTIONS)
-def test_an_expert_that_gets_some_of_the_examples_is_refused(select: Callable[[Tensor, int], Any]) -> None:
+def test_an_expert_that_gets_others_with_noise_is_refused(select: Callable[[Tensor, int], Any]) -> None:
+    """Also where it gets as many by chance."""
+    model, inputs = seeded(lambda: Experts(select)).double(), shades(0.5, 0.5, 0.5, 0.5, 0.5, 0.9)
+    with unchanged(model, inputs), pytest.raises(ValueError, match=r"^layer: .*experts.0.* row"):
+        smooth_map(model, "experts.0", inputs, n_samples=12)
+
+
+@pytest.mark.parametrize("select", SELECTIONS.values(), ids=SELECTIONS)
+def test_an_expert_that_gets_the_same_examples_in_each_pass_is_not(select: Callable[[Tensor, int], Any]) -> None:
     model, inputs = seeded(lambda: Experts(select)).double(), shades(0.1, 0.9, 0.9, 0.2, 0.9, 0.9)
+    assert len(smooth_map(model, "experts.0", inputs)) == 2
+
+
+class Parts(nn.Module):
+    """Looks once more at some of six parts of an image.
+
+    Args:
+        select: Finds them, given a value for each part.
+    """
+
+    def __init__(self, select: Callable[[Tensor], list[Tensor]]) -> None:
+        super().__init__()
+        self.select = select
+        self.layer = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Tanh())
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Softplus(), nn.Linear(8, CLASSES))
+
+    def forward(self, image: Tensor) -> Tensor:
+        parts = image.unfold(3, 3, 3).squeeze(0).movedim(2, 0)  # (6, 2, 3, 3)
+        chosen = torch.stack([parts[int(place)] for place in self.select(parts.mean((1, 2, 3)))])
+        scores: Tensor = self.head(self.layer(chosen)).square().sum(dim=0, keepdim=True)
+        return scores
+
+
+@pytest.mark.parametrize(
+    "select",
+    [
+        pytest.param(lambda values: values.topk(3).indices, id="topk"),
+        pytest.param(lambda values: values.argsort()[:3], id="argsort"),
+        pytest.param(lambda values: [values.max(0)[1]] * 3, id="max"),
+        pytest.param(lambda values: np.argsort(-values.detach().numpy())[:3], id="numpy"),
+        pytest.param(lambda values: sorted(range(6), key=lambda place: values[place].item())[:3], id="sorted"),
+    ],
+)
+def test_parts_that_are_others_with_noise_are_refused(select: Callable[[Tensor], Any]) -> None:
+    model, inputs = seeded(lambda: Parts(select)).double(), images(1, 2, 3, 18)
     with unchanged(model, inputs), pytest.raises(ValueError, match=SELECTED):
-        smooth_map(model, "experts.0", inputs)
+        smooth_map(model, "layer", inputs, n_samples=6)
+
+
+@pytest.mark.parametrize(
+    "select",
+    [
+        pytest.param(lambda _: torch.tensor([[9, 3, 4], [7, 9, 1], [2, 2, 9]]).argmax(dim=1), id="argmax of words"),
+        pytest.param(lambda _: torch.tensor([True, False, True, False, True, False]).nonzero().flatten(), id="mask"),
+        pytest.param(lambda values: torch.arange(3) + 0 * int(values.quantile(0.5) > 9), id="quantile"),
+        pytest.param(lambda _: torch.tensor([3, 1, 2]).sort().indices, id="sorted lengths"),
+    ],
+)
+def test_parts_that_are_the_same_with_noise_are_not(select: Callable[[Tensor], Any]) -> None:
+    model, inputs = seeded(lambda: Parts(select)).double(), images(1, 2, 3, 18)
+    assert smooth_map(model, "layer", inputs, n_samples=6).shape == (3, 1, 2, 2)
 
 
 @pytest.mark.parametrize("layer", ["conv", "head.1"])

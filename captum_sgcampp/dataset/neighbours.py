@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captum_sgcampp.rounding import equal_up_to_rounding
+from captum_sgcampp.rounding import are_influenced
 
 
 class Outcome(NamedTuple):
@@ -30,18 +30,24 @@ def depends_on_neighbours(images: Tensor, output: Tensor, run: Callable[[Tensor]
         run: Runs the model. One that is random by itself is found out by a second run. Torch's generator is left as it
             was.
     """
-    n_rows, rest = divmod(len(output), len(images))
+    n_images = len(images)
+    if len(output) % n_images:
+        return True
     with torch.random.fork_rng({output.device.index} if output.is_cuda else ()):
-        for place in (len(images) - 1, 0):
-            image = images[place : place + 1]
-            alone, dtypes = run(image)
-            together = output[place * n_rows : (place + 1) * n_rows]
-            if rest or len(alone) != n_rows or not _equal(together, alone, dtypes):
-                return _equal(run(image).output, alone, dtypes)
-    return False
+        return any(_is_influenced(images, output, place, run) for place in (n_images - 1, 0))
 
 
-def _equal(values: Tensor, reference: Tensor, dtypes: set[torch.dtype]) -> bool:
-    if not reference.is_floating_point():
-        values, reference = values.double(), reference.double()
-    return equal_up_to_rounding(values, reference, dtypes)
+def _is_influenced(images: Tensor, output: Tensor, place: int, run: Callable[[Tensor], Outcome]) -> bool:
+    """Whether the output for an image depends on the others."""
+    image, of_images = images[place : place + 1], output.chunk(len(images))
+    alone, dtypes = run(image)
+    if len(alone) != len(of_images[place]):
+        return True
+    return are_influenced(
+        [of_images[place]],
+        [alone],
+        torch.stack(of_images),
+        again=lambda: [run(image).output],
+        repeated=lambda: [[of_copy] for of_copy in run(torch.cat([image] * len(images))).output.chunk(len(images))],
+        dtypes={alone.dtype, *dtypes},
+    )
