@@ -67,8 +67,9 @@ def attribute_dataset(
         method: The method: one of this package, or one of Captum's layer methods. Those of Captum's that draw random
             numbers are not seeded.
         dataset: A map-style dataset whose items are images, (C, H, W) or whatever else the model takes for one example,
-            or tuples of an image and its label. Where it lists files, as torchvision's ImageFolder does, images are
-            named by their files, relative to its root.
+            or tuples of an image and its label. Where it lists files, as `samples` of torchvision's ImageFolder, or as
+            `files`, `paths` or another usual name, images are named by their files, relative to its `root`. Only then
+            does a run that goes on notice that a file has changed.
         output: The folder. It is made if there is none.
         target: The class to explain: "predicted", the one with the highest score; "label", the one that the dataset
             gives; a class, or a tuple as Captum takes it for models with more dimensions; None, for a model that
