@@ -1,5 +1,6 @@
 """What tells functions, objects and modules apart when a run goes on, and what does not."""
 
+import enum
 import functools
 import json
 import operator
@@ -9,10 +10,13 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from collections import deque
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from types import MethodType, ModuleType, SimpleNamespace
+from types import MappingProxyType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -149,6 +153,79 @@ def user_module(number: float) -> Any:
     helpers = ModuleType("helpers_of_a_user")
     exec(f"SCALE = {number}\ndef scale(x): return x * SCALE", vars(helpers))  # noqa: S102
     return from_text("def made(x): return helpers.scale(x)", helpers=helpers)
+
+
+class Config:
+    """Whose text says nothing of its factor."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+
+class Kind(enum.Enum):
+    FIRST = 1.0
+    SECOND = 2.0
+
+
+SETTINGS: dict[str, Build] = {
+    "object": Config,
+    "enum": Kind,
+    "array": lambda number: np.array([number]),
+    "number of numpy": np.float32,
+    "list of tensors": lambda number: [torch.tensor(number)],
+    "dict of tensors": lambda number: {"factor": torch.tensor(number)},
+    "slice": slice,
+    "range": lambda number: range(int(number)),
+    "deque": lambda number: deque([number]),
+    "decimal": Decimal,
+    "fraction": lambda number: Fraction(int(number), 3),
+    "device": lambda number: torch.device(f"cuda:{int(number)}"),
+    "path": lambda number: Path(str(number)),
+    "list with an object": lambda number: [1, Config(number)],
+    "dict in another order": lambda number: dict.fromkeys((number, 3 - number)),
+    "mapping proxy": lambda number: MappingProxyType({"factor": number}),
+    "pattern's flags": lambda number: re.compile("a", re.IGNORECASE if number > 1 else re.DOTALL),
+}
+
+
+@pytest.mark.parametrize("wrap", [ScaledModule, Scaled, over], ids=["module", "object", "closure"])
+@pytest.mark.parametrize("build", SETTINGS.values(), ids=SETTINGS.keys())
+def test_settings_of_any_type_count(build: Build, wrap: Callable[[Any], Any]) -> None:
+    assert fingerprint(wrap(build(1.0))) == fingerprint(wrap(build(1.0)))
+    assert fingerprint(wrap(build(1.0))) != fingerprint(wrap(build(2.0)))
+
+
+def test_the_interpolation_of_a_transform_counts() -> None:
+    transforms = pytest.importorskip("torchvision.transforms")
+    presets = pytest.importorskip("torchvision.transforms._presets")
+    modes = transforms.InterpolationMode
+    builds: list[Callable[[Any], Any]] = [
+        lambda mode: transforms.Resize((16, 16), interpolation=mode),
+        lambda mode: over(transforms.Resize((16, 16), interpolation=mode)),
+        lambda mode: presets.ImageClassification(crop_size=16, interpolation=mode),
+    ]
+    for build in builds:
+        assert fingerprint(build(modes.NEAREST)) == fingerprint(build(modes.NEAREST))
+        assert fingerprint(build(modes.NEAREST)) != fingerprint(build(modes.BICUBIC))
+
+
+def test_a_cached_property_is_no_setting_but_its_code_counts() -> None:
+    def build(number: float) -> Any:
+        return from_text(
+            f"""
+            import functools
+            class Scale:
+                @functools.cached_property
+                def factor(self): return {number}
+            made = Scale()
+            """
+        )
+
+    made = build(1.0)
+    before = fingerprint(made)
+    assert before == fingerprint(build(1.0)) != fingerprint(build(2.0))
+    assert made.factor == 1.0
+    assert fingerprint(made) == before
 
 
 PAIRS: dict[str, Build] = {

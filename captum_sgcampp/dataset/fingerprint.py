@@ -14,9 +14,8 @@ import hashlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import is_dataclass
 from pathlib import Path
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import BuiltinFunctionType, CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -105,7 +104,8 @@ class _Description:
     def of_parts(self, model: Module) -> str:
         """Describes the classes and settings of a model's parts."""
         return self._list(
-            f"{name}: {self._class(type(part))} {self.of(_settings_of(part))}" for name, part in model.named_modules()
+            f"{name}: {self._class(type(part))} {self._items(_settings_of(part))}"
+            for name, part in model.named_modules()
         )
 
     def _described(self, value: Any) -> str:
@@ -129,7 +129,7 @@ class _Description:
         value = getattr(value, "_torchdynamo_orig_callable", value)
         containers: list[tuple[Any, Callable[[Any], str]]] = [
             (list, self._sequence),
-            (dict, self._items),
+            ((dict, MappingProxyType), self._in_order),
             (type, self._class),
             (Module, self._module),
             (ModuleType, lambda module: module.__name__),
@@ -221,13 +221,18 @@ class _Description:
         if isinstance(reduced, str):
             return reduced
         function, args, state, items, pairs = (*reduced, None, None, None)[:5]
-        if isinstance(state, dict):
+        if isinstance(state, dict) or state is None:  # as where there is nothing in it yet
             assigned = _assigned_in_calls(kind)
-            state = {name: one for name, one in state.items() if name not in assigned}
+            state = self._items(
+                {name: one for name, one in (state or {}).items() if not _is_cache(kind, name, assigned)}
+            )
         return self._sequence((kind, function, args, state, list(items or ()), list(pairs or ())))
 
     def _sequence(self, values: Iterable[Any]) -> str:
         return self._list(map(self.of, values))
+
+    def _in_order(self, values: Mapping[Any, Any]) -> str:
+        return self._list(f"{self.of(key)}: {self.of(value)}" for key, value in values.items())
 
     def _items(self, values: Mapping[Any, Any]) -> str:
         keys = sorted(((self.of(key), key) for key in values), key=lambda pair: pair[0])
@@ -276,19 +281,29 @@ def _content(cell: Any) -> Any:
 def _function_of(value: object) -> FunctionType | None:
     """The function behind an attribute of a class."""
     value = value.fget if isinstance(value, property) else value
+    value = value.func if isinstance(value, functools.cached_property) else value
     value = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
     return value if isinstance(value, FunctionType) else None
 
 
 def _settings_of(module: Module) -> dict[str, Any]:
-    """What decides what a module computes and is neither in its state dict nor a result of its passes."""
-    assigned = _assigned_in_calls(type(module))
+    """What decides what a module computes and is neither in its state dict nor a result or a cache of its passes."""
+    kind, compiled = type(module), _compiled(module)
+    assigned = _assigned_in_calls(kind)
     settings = {
         name: value
         for name, value in vars(module).items()
-        if name not in _OF_EVERY_MODULE | assigned and (isinstance(value, Tensor) or _is_setting(value))
+        if name not in _OF_EVERY_MODULE
+        and not _is_cache(kind, name, assigned)
+        and (not compiled or isinstance(value, (Tensor, *_PLAIN)))  # the others are torch's own
     }
-    return {**settings, **_compiled(module)}
+    return {**settings, **compiled}
+
+
+def _is_cache(kind: type, name: str, assigned: set[str]) -> bool:
+    """Whether an attribute is surely a result or a cache. What only may be one counts, lest a map be silently wrong."""
+    is_cached = isinstance(getattr(kind, name, None), functools.cached_property)
+    return is_cached or name in assigned or name.strip("_").endswith("cache")
 
 
 def _compiled(value: Any) -> dict[str, Any]:
@@ -301,14 +316,3 @@ def _compiled(value: Any) -> dict[str, Any]:
         text = re.sub(r"\.___torch_mangle_\d+", "", graph.str(False))  # without places, and the number of the copy
         return {"graph": text, "constants": getattr(constants, "const_mapping", None)}
     return {}
-
-
-def _is_setting(value: object) -> bool:
-    """Whether a value is no cache, such as a dict of tensors that fills up."""
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return bool(value) and all(map(_is_setting, value))
-    if isinstance(value, dict):
-        return bool(value) and all(map(_is_setting, value.values()))
-    if isinstance(value, SimpleNamespace) or (is_dataclass(value) and not isinstance(value, type)):
-        return _is_setting(vars(value))
-    return isinstance(value, _PLAIN) or callable(value)

@@ -5,7 +5,7 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from torch.utils.data import IterableDataset, Subset
@@ -94,11 +94,11 @@ def as_written(name: str) -> str:
 def file_of(dataset: Any, index: int) -> str | None:
     """The file of an item, if the dataset lists its files."""
     dataset, index = origin(dataset, index)
-    files = next((files for name in _LISTS_OF_FILES if lists_files(files := getattr(dataset, name, None), dataset)), ())
-    return _path(files[index], dataset) if len(files) else None
+    lists = (getattr(dataset, name, None) for name in _LISTS_OF_FILES)
+    return next((_path(files[index], dataset) for files in lists if lists_files(files, dataset)), None)
 
 
-def lists_files(values: Any, dataset: Any) -> bool:
+def lists_files(values: Any, dataset: Any) -> TypeGuard[Sequence[Any]]:
     """Whether values are the files of a dataset, one for each item, or tuples that begin with them."""
     is_list = isinstance(values, (list, tuple)) or (isinstance(values, np.ndarray) and values.ndim == 1)
     if not is_list or not len(values) or len(values) != len(dataset):
