@@ -25,7 +25,7 @@ import torch
 from captum.attr import LayerGradCam
 from models import images, seeded
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from captum_sgcampp import LayerGradCamPlusPlus, Maps, attribute_dataset, open_maps
 from captum_sgcampp.dataset.fingerprint import fingerprint, fingerprint_of_parts, fingerprint_of_tensors
@@ -416,6 +416,75 @@ def other_dataset(number: float) -> Any:
             return super().__getitem__(index) * number
 
     return Same()
+
+
+class Having(Tensors):
+    """A dataset with an attribute of any name."""
+
+    def __init__(self, name: str, value: Any) -> None:
+        super().__init__()
+        setattr(self, name, value)
+
+
+class Photographs(Tensors):
+    def __init__(self, files: list[Path]) -> None:
+        super().__init__()
+        self.files = files
+
+
+DATASETS: dict[str, tuple[str, Callable[[float], Any]]] = {
+    "function": (r"attributes\.preprocess", lambda number: Having("preprocess", Scaled(number))),
+    "number": (r"attributes\.scale is 1\.0 there and 2\.0 here", lambda number: Having("scale", number)),
+    "tensor": (r"attributes\.data", lambda number: Having("data", torch.full((3,), number))),
+    "array": (r"attributes\.data", lambda number: Having("data", np.full(3, number))),
+    "list of tensors": (r"dataset\.data", lambda number: list(number * images(3, 3, 6, 6, dtype=torch.float32))),
+    "wrapper": (r"attributes\.base\.transform", lambda number: Having("base", Tensors(Scaled(number)))),
+    "part": (r"base\.attributes\.indices", lambda number: Having("base", Subset(Tensors(), [0, int(number), 0]))),
+    "several": (r"attributes\.datasets\.0\.transform", lambda number: ConcatDataset([Tensors(Scaled(number))])),
+}
+
+
+@pytest.mark.parametrize(("message", "build"), DATASETS.values(), ids=DATASETS.keys())
+def test_a_run_notices_whatever_a_dataset_has(tmp_path: Path, message: str, build: Callable[[float], Any]) -> None:
+    run(tmp_path, dataset=build(1.0))
+    run(tmp_path, dataset=build(1.0))
+    with pytest.raises(ValueError, match=f"holds maps of another run: .*{message}"):
+        run(tmp_path, dataset=build(2.0))
+
+
+def test_a_run_notices_changed_files_of_a_dataset_within_another(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in "abc"]
+    for file in files:
+        file.touch()
+    run(tmp_path / "maps", dataset=Having("base", Photographs(files)))
+    run(tmp_path / "maps", dataset=Having("base", Photographs(files)))
+    files[1].write_text("other")
+    with pytest.raises(ValueError, match=r"another run: dataset\.attributes\.base\.files is"):
+        run(tmp_path / "maps", dataset=Having("base", Photographs(files)))
+
+
+def test_datasets_that_refer_to_one_another(tmp_path: Path) -> None:
+    outer = Having("base", Tensors())
+    outer.base.view = outer  # type: ignore[attr-defined]
+    run(tmp_path, dataset=outer)
+    run(tmp_path, dataset=outer)
+
+
+def test_a_run_notices_another_loader_of_a_folder(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("torchvision.datasets")
+    (tmp_path / "root" / "class").mkdir(parents=True)
+    for number in range(2):
+        (tmp_path / "root" / "class" / f"{number}.png").touch()
+
+    def folder(offset: float) -> Any:
+        return datasets.ImageFolder(
+            str(tmp_path / "root"), loader=lambda _: images(1, 3, 6, 6, dtype=torch.float32)[0] + offset
+        )
+
+    run(tmp_path / "maps", dataset=folder(1.0))
+    run(tmp_path / "maps", dataset=folder(1.0))
+    with pytest.raises(ValueError, match=r"another run: dataset\.attributes\.loader is"):
+        run(tmp_path / "maps", dataset=folder(2.0))
 
 
 def after_model(after: Scaled, image: Tensor) -> Tensor:

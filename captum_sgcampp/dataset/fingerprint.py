@@ -18,6 +18,7 @@ from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
@@ -61,6 +62,13 @@ def fingerprint_of_tensors(tensors: Mapping[str, Any]) -> str:
         except (NotImplementedError, RuntimeError, ValueError):  # without values, as of meta tensors and lazy layers
             digest.update(f"{name} {name_of(type(tensor))}\n".encode())
     return digest.hexdigest()
+
+
+def attributes_of(value: object) -> dict[str, Any]:
+    """The attributes of an object that are neither results nor caches."""
+    kind, attributes = type(value), getattr(value, "__dict__", {})
+    assigned = _assigned_in_calls(kind)
+    return {name: one for name, one in attributes.items() if not _is_cache(kind, name, assigned)}
 
 
 def is_own(module: str | None) -> bool:
@@ -119,6 +127,8 @@ class _Description:
         for kinds, describe in simple:
             if isinstance(value, kinds):
                 return f"{type(value).__name__} {describe(value)}"
+        if type(value) in {np.ndarray, np.memmap} and not value.dtype.hasobject:
+            return f"{value.dtype.str} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
         if id(value) in self._seen:
             return f"seen {self._seen[id(value)][0]}"
         self._seen[id(value)] = len(self._seen), value  # kept, so that no other object gets its id

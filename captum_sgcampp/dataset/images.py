@@ -94,7 +94,8 @@ def as_written(name: str) -> str:
 def file_of(dataset: Any, index: int) -> str | None:
     """The file of an item, if the dataset lists its files."""
     dataset, index = origin(dataset, index)
-    lists = (getattr(dataset, name, None) for name in _LISTS_OF_FILES)
+    own = getattr(dataset, "__dict__", {})  # not properties, which may read a whole dataset
+    lists = (own.get(name, getattr(dataset, name, None) if name == "samples" else None) for name in _LISTS_OF_FILES)
     return next((_path(files[index], dataset) for files in lists if lists_files(files, dataset)), None)
 
 
