@@ -228,6 +228,62 @@ def test_a_cached_property_is_no_setting_but_its_code_counts() -> None:
     assert fingerprint(made) == before
 
 
+class Annealed(nn.Module):
+    """Assigns to its setting while it learns."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.training:
+            self.factor *= 0.99
+        return values * self.factor
+
+
+class OfAnother(Annealed):
+    """Assigns to an attribute of another object that has the name of a setting."""
+
+    def forward(self, values: Any) -> Tensor:
+        values.factor = 1
+        product: Tensor = values * getattr(self, "factor")  # noqa: B009
+        return product
+
+
+def annealed(number: float) -> Any:
+    def function(values: Tensor) -> Tensor:
+        nonlocal number
+        if values.requires_grad:
+            number *= 0.99
+        return values * number
+
+    return function
+
+
+@pytest.mark.parametrize("build", [Annealed, OfAnother, annealed])
+def test_a_setting_that_a_call_may_assign_to_counts(build: Build) -> None:
+    assert fingerprint(build(1.0)) == fingerprint(build(1.0))
+    assert fingerprint(build(1.0)) != fingerprint(build(0.1))
+
+
+def test_results_of_the_methods_that_a_call_calls_do_not_matter() -> None:
+    class Counting(ScaledModule):
+        n_calls, size = 0, None
+
+        def note(self, values: Tensor) -> None:
+            self.n_calls += 1
+            self.size = values.shape
+
+        def forward(self, values: Tensor) -> Tensor:
+            self.note(values)
+            return super().forward(values)
+
+    module = Counting(2)
+    before = fingerprint(module)
+    module(torch.ones(2))
+    assert fingerprint(module) == before != fingerprint(Counting(3))
+
+
 PAIRS: dict[str, Build] = {
     "constant": lambda number: from_text(f"made = lambda x: x * {number}"),
     "name": lambda number: from_text(f"made = lambda x: torch.{'sin' if number > 1 else 'cos'}(x)"),

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
@@ -31,6 +32,8 @@ _WITH_VERSIONS = {"captum", "captum_sgcampp", "torch"}
 """Packages whose versions a run knows, however they are installed."""
 _RANDOM_SOURCES = ("random.", "numpy.random.", "torch._C.Generator")
 """What objects are called whose state changes with every use."""
+_LOADS = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER", "LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CONST", "DELETE_")
+"""What the instructions that use a variable or an attribute begin with."""
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype)
 _OF_EVERY_MODULE = {*vars(Module()), *vars(Module), "_is_torch_compile"} - {"forward"}
 
@@ -157,17 +160,17 @@ class _Description:
     def _function(self, function: FunctionType) -> str:
         code = function.__code__
         instructions = list(_instructions(code))
-        assigned = _assigned(instructions)  # results, such as a counter
+        results = _results(code)
         closure = {
             name: cell
             for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)
-            if name not in assigned
+            if name not in results
         }
         names = {one.argval for one in instructions if "LOAD_GLOBAL" in one.opname or one.opname == "LOAD_NAME"}
         known = {
             name: value
             for name, value in function.__globals__.items()
-            if name in names - assigned and is_own(function.__module__)
+            if name in names - results and is_own(function.__module__)
         }
         # What a function calls as an attribute of a module of one's own, as in `helpers.scale(x)`.
         attributes = {one.argval for one in instructions if "ATTR" in one.opname or "METHOD" in one.opname}
@@ -264,21 +267,51 @@ def _instructions(code: CodeType) -> Iterator[dis.Instruction]:
             yield from _instructions(constant)
 
 
-def _assigned(instructions: Iterable[dis.Instruction]) -> set[str]:
-    """The variables that code assigns to beyond its own, and the attributes."""
-    kinds = ("STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR")
-    return {one.argval for one in instructions if one.opname.startswith(kinds)}
+def _results(code: CodeType) -> set[str]:
+    """The variables beyond its own that code only assigns to or counts up, and never uses otherwise."""
+    instructions = list(_instructions(code))
+    assigned = {one.argval for one in instructions if one.opname in {"STORE_GLOBAL", "STORE_DEREF"}}
+    return assigned - _used(instructions, "STORE_GLOBAL", "STORE_DEREF")
 
 
-def _assigned_in_calls(kind: type) -> set[str]:
-    """The attributes that a class assigns to whenever its objects are called: results, such as a counter."""
-    calls = [
-        _function_of(value)
+def _used(instructions: list[dis.Instruction], *stores: str) -> set[str]:
+    """The names that code uses, other than to count them up, as `counter += 1` does; also as text, for `getattr`."""
+    loads: Counter[str] = Counter()
+    for number, one in enumerate(instructions):
+        if one.opname in stores and _counts_up(instructions, number):
+            loads[one.argval] -= 1
+        elif one.opname.startswith(_LOADS) and isinstance(one.argval, str):
+            loads[one.argval] += 1
+    return {name for name, times in loads.items() if times > 0}
+
+
+def _counts_up(instructions: list[dis.Instruction], number: int) -> bool:
+    """Whether an instruction stores what the one before has changed in place."""
+    before = next(one for one in reversed(instructions[:number]) if one.opname not in {"SWAP", "ROT_TWO"})
+    return before.opname.startswith("INPLACE_") or (before.opname == "BINARY_OP" and before.argrepr.endswith("="))
+
+
+def _assigned_in_calls(kind: type) -> frozenset[str]:
+    """The attributes that a class assigns to in calls of its objects and never uses: results, such as a counter."""
+    functions = [
+        (name, list(_instructions(function.__code__)))
         for base in kind.__mro__
+        if base not in {Module, object}
         for name, value in vars(base).items()
-        if name.startswith("forward") or name in {"__call__", "__getitem__"}
+        if (function := _function_of(value))
     ]
-    return {name for call in calls if call for name in _assigned(_instructions(call.__code__))}
+    called = {name for name, _ in functions if name.startswith("forward") or name in {"__call__", "__getitem__"}}
+    reached: set[str] = set()
+    while called - reached:  # with the methods that these call
+        reached |= called
+        called = {one.argval for name, code in functions if name in reached for one in code if _is_attribute(one)}
+        called &= {name for name, _ in functions}
+    assigned = {one.argval for name, code in functions if name in reached for one in code if one.opname == "STORE_ATTR"}
+    return frozenset(assigned).difference(*(_used(code, "STORE_ATTR") for _, code in functions))
+
+
+def _is_attribute(instruction: dis.Instruction) -> bool:
+    return instruction.opname.startswith(("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER"))
 
 
 def _content(cell: Any) -> Any:
@@ -310,7 +343,7 @@ def _settings_of(module: Module) -> dict[str, Any]:
     return {**settings, **compiled}
 
 
-def _is_cache(kind: type, name: str, assigned: set[str]) -> bool:
+def _is_cache(kind: type, name: str, assigned: frozenset[str]) -> bool:
     """Whether an attribute is surely a result or a cache. What only may be one counts, lest a map be silently wrong."""
     is_cached = isinstance(getattr(kind, name, None), functools.cached_property)
     return is_cached or name in assigned or name.strip("_").endswith("cache")
