@@ -2,6 +2,7 @@
 
 import enum
 import functools
+import importlib
 import json
 import operator
 import os
@@ -282,6 +283,57 @@ def test_results_of_the_methods_that_a_call_calls_do_not_matter() -> None:
     before = fingerprint(module)
     module(torch.ones(2))
     assert fingerprint(module) == before != fingerprint(Counting(3))
+
+
+IMPORTS = {
+    "import": "import {0}.helpers\ndef made(x): return {0}.helpers.scale(x)",
+    "import in function": "def made(x):\n    import {0}.helpers\n    return {0}.helpers.scale(x)",
+    "import as, in function": "def made(x):\n    import {0}.helpers as other\n    return other.scale(x)",
+    "function in function": "def made(x):\n    from {0}.helpers import scale\n    return scale(x)",
+    "module in function": "def made(x):\n    from {0} import helpers\n    return helpers.scale(x)",
+    "relative": "def made(x):\n    from .helpers import scale\n    return scale(x)",
+}
+
+
+@pytest.mark.parametrize("text", IMPORTS.values(), ids=IMPORTS.keys())
+def test_what_a_function_imports_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    name = "package_of_a_user"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").touch()
+
+    def build(number: float) -> str:
+        for module in [module for module in sys.modules if module.startswith(name)]:
+            monkeypatch.delitem(sys.modules, module)
+        (tmp_path / name / "helpers.py").write_text(f"def scale(x): return x * {number}")
+        importlib.invalidate_caches()
+        made = from_text(text.format(name), __package__=name)
+        before = fingerprint(made)
+        assert made(1) == number
+        assert fingerprint(made) == before
+        return before
+
+    assert build(1.0) == build(1.0) != build(2.0)
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_that_may_change_an_output_count(register: str) -> None:
+    def build(number: float) -> nn.Module:
+        module = ScaledModule(2)
+        getattr(module, register)(lambda *args: args[-1] * number)
+        return module
+
+    assert fingerprint(build(1.0)) == fingerprint(build(1.0))
+    assert len({fingerprint(module) for module in (build(1.0), build(2.0), ScaledModule(2))}) == 3
+
+
+def test_a_progress_bar_does_not_matter() -> None:
+    tqdm = pytest.importorskip("tqdm")
+    with open(os.devnull, "w") as file:  # noqa: PTH123
+        first, second = (tqdm.tqdm(total=10, file=file) for _ in range(2))
+        second.update(3)
+        assert fingerprint(over(first)) == fingerprint(over(second))
 
 
 PAIRS: dict[str, Build] = {

@@ -11,10 +11,12 @@ import copyreg
 import dis
 import functools
 import hashlib
+import importlib.util
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
@@ -30,11 +32,13 @@ MAX_DEPTH = 50
 """How many values within one another are looked at."""
 _WITH_VERSIONS = {"captum", "captum_sgcampp", "torch"}
 """Packages whose versions a run knows, however they are installed."""
-_RANDOM_SOURCES = ("random.", "numpy.random.", "torch._C.Generator")
-"""What objects are called whose state changes with every use."""
+_WITHOUT_INFLUENCE = ("random.", "numpy.random.", "torch._C.Generator", "tqdm.", "logging.")
+"""What objects are called whose state changes with every use, and whether it decides nothing or cannot be compared."""
 _LOADS = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER", "LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CONST", "DELETE_")
 """What the instructions that use a variable or an attribute begin with."""
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype)
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+"""Where modules have the functions that may change what goes in or comes out."""
 _OF_EVERY_MODULE = {*vars(Module()), *vars(Module), "_is_torch_compile"} - {"forward"}
 
 
@@ -80,7 +84,11 @@ def is_own(module: str | None) -> bool:
     if package in _WITH_VERSIONS or package in sys.stdlib_module_names - {"__main__"}:
         return False
     file = getattr(sys.modules.get(module or ""), "__file__", None)
-    return not file or not {"site-packages", "dist-packages"}.intersection(Path(file).parts)
+    return not file or not _is_installed(file)
+
+
+def _is_installed(file: str) -> bool:
+    return not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
 
 
 def name_of(value: Any) -> str:
@@ -172,15 +180,10 @@ class _Description:
             for name, value in function.__globals__.items()
             if name in names - results and is_own(function.__module__)
         }
-        # What a function calls as an attribute of a module of one's own, as in `helpers.scale(x)`.
-        attributes = {one.argval for one in instructions if "ATTR" in one.opname or "METHOD" in one.opname}
-        within = {
-            f"{name}.{attribute}": value
-            for name, module in known.items()
-            if isinstance(module, ModuleType) and is_own(module.__name__)
-            for attribute, value in vars(module).items()
-            if attribute in attributes
-        }
+        # What a function calls as an attribute of a module of one's own, as in `helpers.scale(x)`, or imports from it.
+        attributes = {one.argval for one in instructions if _is_attribute(one) or one.opname == "IMPORT_FROM"}
+        modules = [*known.values(), *_imported(function, instructions)] if is_own(function.__module__) else []
+        within = _of_modules(modules, attributes)
         settings = {name: value for name, value in vars(function).items() if name != "__wrapped__"}
         return self._list(
             [
@@ -223,7 +226,7 @@ class _Description:
     def _object(self, value: Any) -> str:
         """Describes an object as pickle sees it; an operator of a package by its name, and a wrapper by its content."""
         kind = type(value)
-        if name_of(kind).startswith(_RANDOM_SOURCES):
+        if name_of(kind).startswith(_WITHOUT_INFLUENCE):
             return ""
         if hasattr(value, "__wrapped__"):  # as of functools.lru_cache
             return self.of(value.__wrapped__)
@@ -267,6 +270,44 @@ def _instructions(code: CodeType) -> Iterator[dis.Instruction]:
             yield from _instructions(constant)
 
 
+def _imported(function: FunctionType, instructions: Iterable[dis.Instruction]) -> Iterator[Any]:
+    """The modules of one's own that a function imports when it is called; they are imported now."""
+    package = str(function.__globals__.get("__package__") or "")
+    level, name = 0, ""
+    for one in instructions:
+        with suppress(Exception):  # which the function may expect
+            if one.opname in {"LOAD_CONST", "LOAD_SMALL_INT"} and isinstance(one.argval, int):
+                level = one.argval  # how many packages further up, of the import that follows
+            elif one.opname == "IMPORT_NAME":
+                name = importlib.util.resolve_name("." * level + one.argval, package)
+                if _is_of_user(name):
+                    yield importlib.import_module(name)
+                    yield sys.modules[name.partition(".")[0]]
+            elif one.opname == "IMPORT_FROM" and _is_of_user(name) and not hasattr(sys.modules[name], one.argval):
+                importlib.import_module(f"{name}.{one.argval}")
+
+
+def _is_of_user(name: str) -> bool:
+    """Whether a module that may not be imported yet is the user's own."""
+    package = name.partition(".")[0]
+    spec = None if package in sys.modules else importlib.util.find_spec(package)
+    return is_own(name) and not _is_installed(str(spec.origin if spec else ""))
+
+
+def _of_modules(modules: Iterable[Any], attributes: set[str]) -> dict[str, Any]:
+    """What modules of one's own have under some names, and so the modules within them."""
+    found: dict[str, Any] = {}
+    pending, seen = list(modules), set[int]()
+    while pending:
+        module = pending.pop()
+        if isinstance(module, ModuleType) and is_own(module.__name__) and id(module) not in seen:
+            seen.add(id(module))
+            own = {name: value for name, value in vars(module).items() if name in attributes}
+            found |= {f"{module.__name__}.{name}": value for name, value in own.items()}
+            pending += own.values()
+    return found
+
+
 def _results(code: CodeType) -> set[str]:
     """The variables beyond its own that code only assigns to or counts up, and never uses otherwise."""
     instructions = list(_instructions(code))
@@ -288,7 +329,7 @@ def _used(instructions: list[dis.Instruction], *stores: str) -> set[str]:
 def _counts_up(instructions: list[dis.Instruction], number: int) -> bool:
     """Whether an instruction stores what the one before has changed in place."""
     before = next(one for one in reversed(instructions[:number]) if one.opname not in {"SWAP", "ROT_TWO"})
-    return before.opname.startswith("INPLACE_") or (before.opname == "BINARY_OP" and before.argrepr.endswith("="))
+    return before.opname.startswith("INPLACE_") or (before.opname == "BINARY_OP" and str(before.argrepr)[-1:] == "=")
 
 
 def _assigned_in_calls(kind: type) -> frozenset[str]:
@@ -340,7 +381,8 @@ def _settings_of(module: Module) -> dict[str, Any]:
         and not _is_cache(kind, name, assigned)
         and (not compiled or isinstance(value, (Tensor, *_PLAIN)))  # the others are torch's own
     }
-    return {**settings, **compiled}
+    hooks = {name: hooks for name in _HOOKS if (hooks := list(vars(module).get(name, {}).values()))}
+    return {**settings, **compiled, **hooks}
 
 
 def _is_cache(kind: type, name: str, assigned: frozenset[str]) -> bool:
