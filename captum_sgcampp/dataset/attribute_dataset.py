@@ -49,7 +49,7 @@ def attribute_dataset(
     The folder then holds:
 
     - ``run.json``: the names of all images, and what the maps depend on: the model and its weights, the method and its
-      arguments, the seed, the transform of the dataset, versions. Functions among these are known by their code and by
+      arguments, the seed, what the dataset has, versions. Functions among these are known by their code and by
       what it refers to, which other versions of Python compile to something else.
     - ``maps-*.safetensors``: the maps, a tensor for each, in the resolution of the layer. :func:`open_maps` reads them.
     - ``maps-*.csv``, one beside each, and at the end ``index.csv`` with all of them: for each map the image's `name`,
