@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import numpy as np
 import torch
 from models import seeded
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_pre_hooks
 from torchvision import models, transforms
 from torchvision.datasets import ImageFolder
 
@@ -46,6 +48,17 @@ def write_photographs(root: Path, number: int) -> None:
 def network() -> nn.Module:
     """A SqueezeNet, whose weights are the same in every process."""
     model: nn.Module = seeded(lambda: models.squeezenet1_1(num_classes=CLASSES))
+    return model
+
+
+def watch(model: nn.Module, note: Callable[[Tensor], None], monkeypatch: Any) -> nn.Module:
+    """Calls a function with what goes into a network, whose own hook would make it another network for a run."""
+
+    def watched(module: nn.Module, args: tuple[Tensor]) -> None:
+        if module is model:
+            note(args[0])
+
+    monkeypatch.setitem(_global_forward_pre_hooks, id(model), watched)
     return model
 
 

@@ -16,6 +16,7 @@ from photograph_folder import (
     content,
     network,
     photographs,
+    watch,
     write_photograph,
     write_photographs,
 )
@@ -190,7 +191,7 @@ def test_failed_images_are_tried_again_only_on_request(tmp_path: Path, monkeypat
     assert attribute(tmp_path / "photographs", tmp_path / "maps").errors
     assert content(tmp_path / "maps") == before
     attributed: list[int] = []
-    monkeypatch.setattr("photograph_folder.network", lambda: counting(attributed))
+    monkeypatch.setattr("photograph_folder.network", lambda: counting(attributed, monkeypatch))
     maps = attribute(tmp_path / "photographs", tmp_path / "maps", retry_failed=True)
     assert not maps.errors and len(maps) == N_PHOTOGRAPHS + 1
     # The pass without noise, and that of its two noisy copies, with the image itself behind them: NoisyPasses.
@@ -199,11 +200,9 @@ def test_failed_images_are_tried_again_only_on_request(tmp_path: Path, monkeypat
     assert changed == {"maps-000002.csv", "maps-000002.safetensors", "index.csv"}
 
 
-def counting(attributed: list[int]) -> nn.Module:
+def counting(attributed: list[int], monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     """The network, which notes the size of each batch that it gets."""
-    model = network()
-    model.register_forward_pre_hook(lambda _module, args: attributed.append(len(args[0])))
-    return model
+    return watch(network(), lambda inputs: attributed.append(len(inputs)), monkeypatch)
 
 
 @FAILED

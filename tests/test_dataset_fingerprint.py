@@ -1,6 +1,8 @@
 """What tells functions, objects and modules apart when a run goes on, and what does not."""
 
+import enum
 import functools
+import importlib
 import json
 import operator
 import os
@@ -9,10 +11,13 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from collections import deque
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from types import MethodType, ModuleType, SimpleNamespace
+from types import MappingProxyType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +26,7 @@ import torch
 from captum.attr import LayerGradCam
 from models import images, seeded
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from captum_sgcampp import LayerGradCamPlusPlus, Maps, attribute_dataset, open_maps
 from captum_sgcampp.dataset.fingerprint import fingerprint, fingerprint_of_parts, fingerprint_of_tensors
@@ -149,6 +154,186 @@ def user_module(number: float) -> Any:
     helpers = ModuleType("helpers_of_a_user")
     exec(f"SCALE = {number}\ndef scale(x): return x * SCALE", vars(helpers))  # noqa: S102
     return from_text("def made(x): return helpers.scale(x)", helpers=helpers)
+
+
+class Config:
+    """Whose text says nothing of its factor."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+
+class Kind(enum.Enum):
+    FIRST = 1.0
+    SECOND = 2.0
+
+
+SETTINGS: dict[str, Build] = {
+    "object": Config,
+    "enum": Kind,
+    "array": lambda number: np.array([number]),
+    "number of numpy": np.float32,
+    "list of tensors": lambda number: [torch.tensor(number)],
+    "dict of tensors": lambda number: {"factor": torch.tensor(number)},
+    "slice": slice,
+    "range": lambda number: range(int(number)),
+    "deque": lambda number: deque([number]),
+    "decimal": Decimal,
+    "fraction": lambda number: Fraction(int(number), 3),
+    "device": lambda number: torch.device(f"cuda:{int(number)}"),
+    "path": lambda number: Path(str(number)),
+    "list with an object": lambda number: [1, Config(number)],
+    "dict in another order": lambda number: dict.fromkeys((number, 3 - number)),
+    "mapping proxy": lambda number: MappingProxyType({"factor": number}),
+    "pattern's flags": lambda number: re.compile("a", re.IGNORECASE if number > 1 else re.DOTALL),
+}
+
+
+@pytest.mark.parametrize("wrap", [ScaledModule, Scaled, over], ids=["module", "object", "closure"])
+@pytest.mark.parametrize("build", SETTINGS.values(), ids=SETTINGS.keys())
+def test_settings_of_any_type_count(build: Build, wrap: Callable[[Any], Any]) -> None:
+    assert fingerprint(wrap(build(1.0))) == fingerprint(wrap(build(1.0)))
+    assert fingerprint(wrap(build(1.0))) != fingerprint(wrap(build(2.0)))
+
+
+def test_the_interpolation_of_a_transform_counts() -> None:
+    transforms = pytest.importorskip("torchvision.transforms")
+    presets = pytest.importorskip("torchvision.transforms._presets")
+    modes = transforms.InterpolationMode
+    builds: list[Callable[[Any], Any]] = [
+        lambda mode: transforms.Resize((16, 16), interpolation=mode),
+        lambda mode: over(transforms.Resize((16, 16), interpolation=mode)),
+        lambda mode: presets.ImageClassification(crop_size=16, interpolation=mode),
+    ]
+    for build in builds:
+        assert fingerprint(build(modes.NEAREST)) == fingerprint(build(modes.NEAREST))
+        assert fingerprint(build(modes.NEAREST)) != fingerprint(build(modes.BICUBIC))
+
+
+def test_a_cached_property_is_no_setting_but_its_code_counts() -> None:
+    def build(number: float) -> Any:
+        return from_text(
+            f"""
+            import functools
+            class Scale:
+                @functools.cached_property
+                def factor(self): return {number}
+            made = Scale()
+            """
+        )
+
+    made = build(1.0)
+    before = fingerprint(made)
+    assert before == fingerprint(build(1.0)) != fingerprint(build(2.0))
+    assert made.factor == 1.0
+    assert fingerprint(made) == before
+
+
+class Annealed(nn.Module):
+    """Assigns to its setting while it learns."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.training:
+            self.factor *= 0.99
+        return values * self.factor
+
+
+class OfAnother(Annealed):
+    """Assigns to an attribute of another object that has the name of a setting."""
+
+    def forward(self, values: Any) -> Tensor:
+        values.factor = 1
+        product: Tensor = values * getattr(self, "factor")  # noqa: B009
+        return product
+
+
+def annealed(number: float) -> Any:
+    def function(values: Tensor) -> Tensor:
+        nonlocal number
+        if values.requires_grad:
+            number *= 0.99
+        return values * number
+
+    return function
+
+
+@pytest.mark.parametrize("build", [Annealed, OfAnother, annealed])
+def test_a_setting_that_a_call_may_assign_to_counts(build: Build) -> None:
+    assert fingerprint(build(1.0)) == fingerprint(build(1.0))
+    assert fingerprint(build(1.0)) != fingerprint(build(0.1))
+
+
+def test_results_of_the_methods_that_a_call_calls_do_not_matter() -> None:
+    class Counting(ScaledModule):
+        n_calls, size = 0, None
+
+        def note(self, values: Tensor) -> None:
+            self.n_calls += 1
+            self.size = values.shape
+
+        def forward(self, values: Tensor) -> Tensor:
+            self.note(values)
+            return super().forward(values)
+
+    module = Counting(2)
+    before = fingerprint(module)
+    module(torch.ones(2))
+    assert fingerprint(module) == before != fingerprint(Counting(3))
+
+
+IMPORTS = {
+    "import": "import {0}.helpers\ndef made(x): return {0}.helpers.scale(x)",
+    "import in function": "def made(x):\n    import {0}.helpers\n    return {0}.helpers.scale(x)",
+    "import as, in function": "def made(x):\n    import {0}.helpers as other\n    return other.scale(x)",
+    "function in function": "def made(x):\n    from {0}.helpers import scale\n    return scale(x)",
+    "module in function": "def made(x):\n    from {0} import helpers\n    return helpers.scale(x)",
+    "relative": "def made(x):\n    from .helpers import scale\n    return scale(x)",
+}
+
+
+@pytest.mark.parametrize("text", IMPORTS.values(), ids=IMPORTS.keys())
+def test_what_a_function_imports_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    name = "package_of_a_user"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").touch()
+
+    def build(number: float) -> str:
+        for module in [module for module in sys.modules if module.startswith(name)]:
+            monkeypatch.delitem(sys.modules, module)
+        (tmp_path / name / "helpers.py").write_text(f"def scale(x): return x * {number}")
+        importlib.invalidate_caches()
+        made = from_text(text.format(name), __package__=name)
+        before = fingerprint(made)
+        assert made(1) == number
+        assert fingerprint(made) == before
+        return before
+
+    assert build(1.0) == build(1.0) != build(2.0)
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_that_may_change_an_output_count(register: str) -> None:
+    def build(number: float) -> nn.Module:
+        module = ScaledModule(2)
+        getattr(module, register)(lambda *args: args[-1] * number)
+        return module
+
+    assert fingerprint(build(1.0)) == fingerprint(build(1.0))
+    assert len({fingerprint(module) for module in (build(1.0), build(2.0), ScaledModule(2))}) == 3
+
+
+def test_a_progress_bar_does_not_matter() -> None:
+    tqdm = pytest.importorskip("tqdm")
+    with open(os.devnull, "w") as file:  # noqa: PTH123
+        first, second = (tqdm.tqdm(total=10, file=file) for _ in range(2))
+        second.update(3)
+        assert fingerprint(over(first)) == fingerprint(over(second))
 
 
 PAIRS: dict[str, Build] = {
@@ -339,6 +524,75 @@ def other_dataset(number: float) -> Any:
             return super().__getitem__(index) * number
 
     return Same()
+
+
+class Having(Tensors):
+    """A dataset with an attribute of any name."""
+
+    def __init__(self, name: str, value: Any) -> None:
+        super().__init__()
+        setattr(self, name, value)
+
+
+class Photographs(Tensors):
+    def __init__(self, files: list[Path]) -> None:
+        super().__init__()
+        self.files = files
+
+
+DATASETS: dict[str, tuple[str, Callable[[float], Any]]] = {
+    "function": (r"attributes\.preprocess", lambda number: Having("preprocess", Scaled(number))),
+    "number": (r"attributes\.scale is 1\.0 there and 2\.0 here", lambda number: Having("scale", number)),
+    "tensor": (r"attributes\.data", lambda number: Having("data", torch.full((3,), number))),
+    "array": (r"attributes\.data", lambda number: Having("data", np.full(3, number))),
+    "list of tensors": (r"dataset\.data", lambda number: list(number * images(3, 3, 6, 6, dtype=torch.float32))),
+    "wrapper": (r"attributes\.base\.transform", lambda number: Having("base", Tensors(Scaled(number)))),
+    "part": (r"base\.attributes\.indices", lambda number: Having("base", Subset(Tensors(), [0, int(number), 0]))),
+    "several": (r"attributes\.datasets\.0\.transform", lambda number: ConcatDataset([Tensors(Scaled(number))])),
+}
+
+
+@pytest.mark.parametrize(("message", "build"), DATASETS.values(), ids=DATASETS.keys())
+def test_a_run_notices_whatever_a_dataset_has(tmp_path: Path, message: str, build: Callable[[float], Any]) -> None:
+    run(tmp_path, dataset=build(1.0))
+    run(tmp_path, dataset=build(1.0))
+    with pytest.raises(ValueError, match=f"holds maps of another run: .*{message}"):
+        run(tmp_path, dataset=build(2.0))
+
+
+def test_a_run_notices_changed_files_of_a_dataset_within_another(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in "abc"]
+    for file in files:
+        file.touch()
+    run(tmp_path / "maps", dataset=Having("base", Photographs(files)))
+    run(tmp_path / "maps", dataset=Having("base", Photographs(files)))
+    files[1].write_text("other")
+    with pytest.raises(ValueError, match=r"another run: dataset\.attributes\.base\.files is"):
+        run(tmp_path / "maps", dataset=Having("base", Photographs(files)))
+
+
+def test_datasets_that_refer_to_one_another(tmp_path: Path) -> None:
+    outer = Having("base", Tensors())
+    outer.base.view = outer  # type: ignore[attr-defined]
+    run(tmp_path, dataset=outer)
+    run(tmp_path, dataset=outer)
+
+
+def test_a_run_notices_another_loader_of_a_folder(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("torchvision.datasets")
+    (tmp_path / "root" / "class").mkdir(parents=True)
+    for number in range(2):
+        (tmp_path / "root" / "class" / f"{number}.png").touch()
+
+    def folder(offset: float) -> Any:
+        return datasets.ImageFolder(
+            str(tmp_path / "root"), loader=lambda _: images(1, 3, 6, 6, dtype=torch.float32)[0] + offset
+        )
+
+    run(tmp_path / "maps", dataset=folder(1.0))
+    run(tmp_path / "maps", dataset=folder(1.0))
+    with pytest.raises(ValueError, match=r"another run: dataset\.attributes\.loader is"):
+        run(tmp_path / "maps", dataset=folder(2.0))
 
 
 def after_model(after: Scaled, image: Tensor) -> Tensor:

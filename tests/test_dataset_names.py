@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import one
@@ -158,6 +159,51 @@ def test_a_dataset_that_lists_files_alone(tmp_path: Path) -> None:
     for file in files:
         file.touch()
     assert attribute_to(Listed(files), tmp_path / "maps").names == sorted(map(str, files))
+
+
+class Photographs(Dataset[Tensor]):
+    """Lists its files under a name of its own."""
+
+    def __init__(self, name: str, files: Any) -> None:
+        setattr(self, name, files)
+        self.listed = files
+
+    def __len__(self) -> int:
+        return len(self.listed)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return cut_inputs()[:1].squeeze(0) * len(Path(self.listed[index]).read_bytes())
+
+
+@pytest.mark.parametrize("name", ["samples", "files", "paths", "filenames", "image_paths", "images", "_images"])
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+def test_files_under_any_usual_name_are_noticed_when_they_change(tmp_path: Path, name: str, kind: Any) -> None:
+    files = [str(tmp_path / f"{number}.bin") for number in range(3)]
+    for file in files:
+        Path(file).write_bytes(b"1")
+    before = dict(attribute_to(Photographs(name, kind(files)), tmp_path / "maps"))
+    assert list(before) == files
+    Path(files[1]).write_bytes(b"1234")
+    after = attribute_to(Photographs(name, kind(files)), tmp_path / "maps")
+    assert [torch.equal(after[file], before[file]) for file in files] == [True, False, True]
+    with pytest.raises(ValueError, match=r"another run: 1 image\(s\) are only there, such as '.*2\.bin'\. Choose"):
+        attribute_to(Photographs(name, kind(files[:2])), tmp_path / "maps")
+
+
+def test_files_relative_to_the_root_of_a_dataset(tmp_path: Path) -> None:
+    class Below(Photographs):
+        root = tmp_path / "files"
+
+        def __getitem__(self, index: int) -> Tensor:
+            return cut_inputs()[0] * len((self.root / self.listed[index]).read_bytes())
+
+    Below.root.mkdir()
+    for name in "ab":
+        (Below.root / name).write_bytes(b"1")
+    before = dict(attribute_to(Below("files", ["a", "b"]), tmp_path / "maps"))
+    (Below.root / "b").write_bytes(b"1234")
+    after = attribute_to(Below("files", ["a", "b"]), tmp_path / "maps")
+    assert [torch.equal(after[name], before[name]) for name in "ab"] == [True, False]
 
 
 # --- what is not a dataset -------------------------------------------------------------------------------------------

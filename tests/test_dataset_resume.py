@@ -17,6 +17,7 @@ from photograph_folder import (
     content,
     network,
     photographs,
+    watch,
     write_photograph,
     write_photographs,
 )
@@ -43,9 +44,7 @@ def counting_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     attributed, build = list[int](), network
 
     def counted() -> nn.Module:
-        model = build()
-        model.register_forward_pre_hook(lambda _module, args: attributed.append(len(args[0])))
-        return model
+        return watch(build(), lambda inputs: attributed.append(len(inputs)), monkeypatch)
 
     monkeypatch.setattr("photograph_folder.network", counted)
     return attributed
@@ -261,15 +260,13 @@ def test_a_shard_that_another_process_finishes_first_is_left_to_it(
     build = network
 
     def overtaken() -> nn.Module:
-        def overtake(_module: nn.Module, args: tuple[Tensor]) -> None:
-            attributed.append(len(args[0]))
+        def overtake(inputs: Tensor) -> None:
+            attributed.append(len(inputs))
             if len(attributed) == 7:  # two for the trial, and five for the first shard
                 for file in (tmp_path / "wanted").glob("maps-000001.*"):
                     (tmp_path / "maps" / file.name).write_bytes(file.read_bytes())
 
-        model = build()
-        model.register_forward_pre_hook(overtake)
-        return model
+        return watch(build(), overtake, monkeypatch)
 
     monkeypatch.setattr("photograph_folder.network", overtaken)
     attribute(root, tmp_path / "maps")

@@ -49,7 +49,7 @@ def attribute_dataset(
     The folder then holds:
 
     - ``run.json``: the names of all images, and what the maps depend on: the model and its weights, the method and its
-      arguments, the seed, the transform of the dataset, versions. Functions among these are known by their code and by
+      arguments, the seed, what the dataset has, versions. Functions among these are known by their code and by
       what it refers to, which other versions of Python compile to something else.
     - ``maps-*.safetensors``: the maps, a tensor for each, in the resolution of the layer. :func:`open_maps` reads them.
     - ``maps-*.csv``, one beside each, and at the end ``index.csv`` with all of them: for each map the image's `name`,
@@ -67,8 +67,9 @@ def attribute_dataset(
         method: The method: one of this package, or one of Captum's layer methods. Those of Captum's that draw random
             numbers are not seeded.
         dataset: A map-style dataset whose items are images, (C, H, W) or whatever else the model takes for one example,
-            or tuples of an image and its label. Where it lists files, as torchvision's ImageFolder does, images are
-            named by their files, relative to its root.
+            or tuples of an image and its label. Where it lists files, as `samples` of torchvision's ImageFolder, or as
+            `files`, `paths` or another usual name, images are named by their files, relative to its `root`. Only then
+            does a run that goes on notice that a file has changed.
         output: The folder. It is made if there is none.
         target: The class to explain: "predicted", the one with the highest score; "label", the one that the dataset
             gives; a class, or a tuple as Captum takes it for models with more dimensions; None, for a model that

@@ -11,14 +11,17 @@ import copyreg
 import dis
 import functools
 import hashlib
+import importlib.util
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import is_dataclass
+from contextlib import suppress
 from pathlib import Path
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import BuiltinFunctionType, CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
@@ -29,9 +32,13 @@ MAX_DEPTH = 50
 """How many values within one another are looked at."""
 _WITH_VERSIONS = {"captum", "captum_sgcampp", "torch"}
 """Packages whose versions a run knows, however they are installed."""
-_RANDOM_SOURCES = ("random.", "numpy.random.", "torch._C.Generator")
-"""What objects are called whose state changes with every use."""
+_WITHOUT_INFLUENCE = ("random.", "numpy.random.", "torch._C.Generator", "tqdm.", "logging.")
+"""What objects are called whose state changes with every use, and whether it decides nothing or cannot be compared."""
+_LOADS = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER", "LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CONST", "DELETE_")
+"""What the instructions that use a variable or an attribute begin with."""
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype)
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+"""Where modules have the functions that may change what goes in or comes out."""
 _OF_EVERY_MODULE = {*vars(Module()), *vars(Module), "_is_torch_compile"} - {"forward"}
 
 
@@ -64,13 +71,24 @@ def fingerprint_of_tensors(tensors: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def attributes_of(value: object) -> dict[str, Any]:
+    """The attributes of an object that are neither results nor caches."""
+    kind, attributes = type(value), getattr(value, "__dict__", {})
+    assigned = _assigned_in_calls(kind)
+    return {name: one for name, one in attributes.items() if not _is_cache(kind, name, assigned)}
+
+
 def is_own(module: str | None) -> bool:
     """Whether code of this module is the user's own, and not that of Python or of an installed package."""
     package = (module or "").partition(".")[0]
     if package in _WITH_VERSIONS or package in sys.stdlib_module_names - {"__main__"}:
         return False
     file = getattr(sys.modules.get(module or ""), "__file__", None)
-    return not file or not {"site-packages", "dist-packages"}.intersection(Path(file).parts)
+    return not file or not _is_installed(file)
+
+
+def _is_installed(file: str) -> bool:
+    return not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
 
 
 def name_of(value: Any) -> str:
@@ -105,7 +123,8 @@ class _Description:
     def of_parts(self, model: Module) -> str:
         """Describes the classes and settings of a model's parts."""
         return self._list(
-            f"{name}: {self._class(type(part))} {self.of(_settings_of(part))}" for name, part in model.named_modules()
+            f"{name}: {self._class(type(part))} {self._items(_settings_of(part))}"
+            for name, part in model.named_modules()
         )
 
     def _described(self, value: Any) -> str:
@@ -119,6 +138,8 @@ class _Description:
         for kinds, describe in simple:
             if isinstance(value, kinds):
                 return f"{type(value).__name__} {describe(value)}"
+        if type(value) in {np.ndarray, np.memmap} and not value.dtype.hasobject:
+            return f"{value.dtype.str} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
         if id(value) in self._seen:
             return f"seen {self._seen[id(value)][0]}"
         self._seen[id(value)] = len(self._seen), value  # kept, so that no other object gets its id
@@ -129,7 +150,7 @@ class _Description:
         value = getattr(value, "_torchdynamo_orig_callable", value)
         containers: list[tuple[Any, Callable[[Any], str]]] = [
             (list, self._sequence),
-            (dict, self._items),
+            ((dict, MappingProxyType), self._in_order),
             (type, self._class),
             (Module, self._module),
             (ModuleType, lambda module: module.__name__),
@@ -147,27 +168,22 @@ class _Description:
     def _function(self, function: FunctionType) -> str:
         code = function.__code__
         instructions = list(_instructions(code))
-        assigned = _assigned(instructions)  # results, such as a counter
+        results = _results(code)
         closure = {
             name: cell
             for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)
-            if name not in assigned
+            if name not in results
         }
         names = {one.argval for one in instructions if "LOAD_GLOBAL" in one.opname or one.opname == "LOAD_NAME"}
         known = {
             name: value
             for name, value in function.__globals__.items()
-            if name in names - assigned and is_own(function.__module__)
+            if name in names - results and is_own(function.__module__)
         }
-        # What a function calls as an attribute of a module of one's own, as in `helpers.scale(x)`.
-        attributes = {one.argval for one in instructions if "ATTR" in one.opname or "METHOD" in one.opname}
-        within = {
-            f"{name}.{attribute}": value
-            for name, module in known.items()
-            if isinstance(module, ModuleType) and is_own(module.__name__)
-            for attribute, value in vars(module).items()
-            if attribute in attributes
-        }
+        # What a function calls as an attribute of a module of one's own, as in `helpers.scale(x)`, or imports from it.
+        attributes = {one.argval for one in instructions if _is_attribute(one) or one.opname == "IMPORT_FROM"}
+        modules = [*known.values(), *_imported(function, instructions)] if is_own(function.__module__) else []
+        within = _of_modules(modules, attributes)
         settings = {name: value for name, value in vars(function).items() if name != "__wrapped__"}
         return self._list(
             [
@@ -210,7 +226,7 @@ class _Description:
     def _object(self, value: Any) -> str:
         """Describes an object as pickle sees it; an operator of a package by its name, and a wrapper by its content."""
         kind = type(value)
-        if name_of(kind).startswith(_RANDOM_SOURCES):
+        if name_of(kind).startswith(_WITHOUT_INFLUENCE):
             return ""
         if hasattr(value, "__wrapped__"):  # as of functools.lru_cache
             return self.of(value.__wrapped__)
@@ -221,13 +237,18 @@ class _Description:
         if isinstance(reduced, str):
             return reduced
         function, args, state, items, pairs = (*reduced, None, None, None)[:5]
-        if isinstance(state, dict):
+        if isinstance(state, dict) or state is None:  # as where there is nothing in it yet
             assigned = _assigned_in_calls(kind)
-            state = {name: one for name, one in state.items() if name not in assigned}
+            state = self._items(
+                {name: one for name, one in (state or {}).items() if not _is_cache(kind, name, assigned)}
+            )
         return self._sequence((kind, function, args, state, list(items or ()), list(pairs or ())))
 
     def _sequence(self, values: Iterable[Any]) -> str:
         return self._list(map(self.of, values))
+
+    def _in_order(self, values: Mapping[Any, Any]) -> str:
+        return self._list(f"{self.of(key)}: {self.of(value)}" for key, value in values.items())
 
     def _items(self, values: Mapping[Any, Any]) -> str:
         keys = sorted(((self.of(key), key) for key in values), key=lambda pair: pair[0])
@@ -249,21 +270,89 @@ def _instructions(code: CodeType) -> Iterator[dis.Instruction]:
             yield from _instructions(constant)
 
 
-def _assigned(instructions: Iterable[dis.Instruction]) -> set[str]:
-    """The variables that code assigns to beyond its own, and the attributes."""
-    kinds = ("STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR")
-    return {one.argval for one in instructions if one.opname.startswith(kinds)}
+def _imported(function: FunctionType, instructions: Iterable[dis.Instruction]) -> Iterator[Any]:
+    """The modules of one's own that a function imports when it is called; they are imported now."""
+    package = str(function.__globals__.get("__package__") or "")
+    level, name = 0, ""
+    for one in instructions:
+        with suppress(Exception):  # which the function may expect
+            if one.opname in {"LOAD_CONST", "LOAD_SMALL_INT"} and isinstance(one.argval, int):
+                level = one.argval  # how many packages further up, of the import that follows
+            elif one.opname == "IMPORT_NAME":
+                name = importlib.util.resolve_name("." * level + one.argval, package)
+                if _is_of_user(name):
+                    yield importlib.import_module(name)
+                    yield sys.modules[name.partition(".")[0]]
+            elif one.opname == "IMPORT_FROM" and _is_of_user(name) and not hasattr(sys.modules[name], one.argval):
+                importlib.import_module(f"{name}.{one.argval}")
 
 
-def _assigned_in_calls(kind: type) -> set[str]:
-    """The attributes that a class assigns to whenever its objects are called: results, such as a counter."""
-    calls = [
-        _function_of(value)
+def _is_of_user(name: str) -> bool:
+    """Whether a module that may not be imported yet is the user's own."""
+    package = name.partition(".")[0]
+    spec = None if package in sys.modules else importlib.util.find_spec(package)
+    return is_own(name) and not _is_installed(str(spec.origin if spec else ""))
+
+
+def _of_modules(modules: Iterable[Any], attributes: set[str]) -> dict[str, Any]:
+    """What modules of one's own have under some names, and so the modules within them."""
+    found: dict[str, Any] = {}
+    pending, seen = list(modules), set[int]()
+    while pending:
+        module = pending.pop()
+        if isinstance(module, ModuleType) and is_own(module.__name__) and id(module) not in seen:
+            seen.add(id(module))
+            own = {name: value for name, value in vars(module).items() if name in attributes}
+            found |= {f"{module.__name__}.{name}": value for name, value in own.items()}
+            pending += own.values()
+    return found
+
+
+def _results(code: CodeType) -> set[str]:
+    """The variables beyond its own that code only assigns to or counts up, and never uses otherwise."""
+    instructions = list(_instructions(code))
+    assigned = {one.argval for one in instructions if one.opname in {"STORE_GLOBAL", "STORE_DEREF"}}
+    return assigned - _used(instructions, "STORE_GLOBAL", "STORE_DEREF")
+
+
+def _used(instructions: list[dis.Instruction], *stores: str) -> set[str]:
+    """The names that code uses, other than to count them up, as `counter += 1` does; also as text, for `getattr`."""
+    loads: Counter[str] = Counter()
+    for number, one in enumerate(instructions):
+        if one.opname in stores and _counts_up(instructions, number):
+            loads[one.argval] -= 1
+        elif one.opname.startswith(_LOADS) and isinstance(one.argval, str):
+            loads[one.argval] += 1
+    return {name for name, times in loads.items() if times > 0}
+
+
+def _counts_up(instructions: list[dis.Instruction], number: int) -> bool:
+    """Whether an instruction stores what the one before has changed in place."""
+    before = next(one for one in reversed(instructions[:number]) if one.opname not in {"SWAP", "ROT_TWO"})
+    return before.opname.startswith("INPLACE_") or (before.opname == "BINARY_OP" and str(before.argrepr)[-1:] == "=")
+
+
+def _assigned_in_calls(kind: type) -> frozenset[str]:
+    """The attributes that a class assigns to in calls of its objects and never uses: results, such as a counter."""
+    functions = [
+        (name, list(_instructions(function.__code__)))
         for base in kind.__mro__
+        if base not in {Module, object}
         for name, value in vars(base).items()
-        if name.startswith("forward") or name in {"__call__", "__getitem__"}
+        if (function := _function_of(value))
     ]
-    return {name for call in calls if call for name in _assigned(_instructions(call.__code__))}
+    called = {name for name, _ in functions if name.startswith("forward") or name in {"__call__", "__getitem__"}}
+    reached: set[str] = set()
+    while called - reached:  # with the methods that these call
+        reached |= called
+        called = {one.argval for name, code in functions if name in reached for one in code if _is_attribute(one)}
+        called &= {name for name, _ in functions}
+    assigned = {one.argval for name, code in functions if name in reached for one in code if one.opname == "STORE_ATTR"}
+    return frozenset(assigned).difference(*(_used(code, "STORE_ATTR") for _, code in functions))
+
+
+def _is_attribute(instruction: dis.Instruction) -> bool:
+    return instruction.opname.startswith(("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER"))
 
 
 def _content(cell: Any) -> Any:
@@ -276,19 +365,30 @@ def _content(cell: Any) -> Any:
 def _function_of(value: object) -> FunctionType | None:
     """The function behind an attribute of a class."""
     value = value.fget if isinstance(value, property) else value
+    value = value.func if isinstance(value, functools.cached_property) else value
     value = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
     return value if isinstance(value, FunctionType) else None
 
 
 def _settings_of(module: Module) -> dict[str, Any]:
-    """What decides what a module computes and is neither in its state dict nor a result of its passes."""
-    assigned = _assigned_in_calls(type(module))
+    """What decides what a module computes and is neither in its state dict nor a result or a cache of its passes."""
+    kind, compiled = type(module), _compiled(module)
+    assigned = _assigned_in_calls(kind)
     settings = {
         name: value
         for name, value in vars(module).items()
-        if name not in _OF_EVERY_MODULE | assigned and (isinstance(value, Tensor) or _is_setting(value))
+        if name not in _OF_EVERY_MODULE
+        and not _is_cache(kind, name, assigned)
+        and (not compiled or isinstance(value, (Tensor, *_PLAIN)))  # the others are torch's own
     }
-    return {**settings, **_compiled(module)}
+    hooks = {name: hooks for name in _HOOKS if (hooks := list(vars(module).get(name, {}).values()))}
+    return {**settings, **compiled, **hooks}
+
+
+def _is_cache(kind: type, name: str, assigned: frozenset[str]) -> bool:
+    """Whether an attribute is surely a result or a cache. What only may be one counts, lest a map be silently wrong."""
+    is_cached = isinstance(getattr(kind, name, None), functools.cached_property)
+    return is_cached or name in assigned or name.strip("_").endswith("cache")
 
 
 def _compiled(value: Any) -> dict[str, Any]:
@@ -301,14 +401,3 @@ def _compiled(value: Any) -> dict[str, Any]:
         text = re.sub(r"\.___torch_mangle_\d+", "", graph.str(False))  # without places, and the number of the copy
         return {"graph": text, "constants": getattr(constants, "const_mapping", None)}
     return {}
-
-
-def _is_setting(value: object) -> bool:
-    """Whether a value is no cache, such as a dict of tensors that fills up."""
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return bool(value) and all(map(_is_setting, value))
-    if isinstance(value, dict):
-        return bool(value) and all(map(_is_setting, value.values()))
-    if isinstance(value, SimpleNamespace) or (is_dataclass(value) and not isinstance(value, type)):
-        return _is_setting(vars(value))
-    return isinstance(value, _PLAIN) or callable(value)

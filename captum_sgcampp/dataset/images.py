@@ -5,9 +5,19 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
+import numpy as np
 from torch.utils.data import IterableDataset, Subset
+
+_LISTS_OF_FILES = (
+    *("samples", "imgs", "files", "paths", "filenames", "file_names", "filepaths", "file_paths", "file_list"),
+    *("images", "image_files", "image_paths", "img_files", "img_paths", "image_list", "_samples", "_image_files"),
+    *("_images", "_files", "_paths"),
+)
+"""What datasets call the list of their files, beginning with what torchvision's ImageFolder does."""
+_FOLDERS = ("root", "root_dir", "image_dir", "img_dir", "images_dir", "data_dir", "folder", "directory")
+"""What they call the folder of these files."""
 
 
 class FileState(NamedTuple):
@@ -42,8 +52,8 @@ def name_images(dataset: Any, names: Sequence[str] | None) -> Images:
     """Names the images of a dataset.
 
     Args:
-        dataset: A map-style dataset. Where it lists files, as torchvision's ImageFolder does, the names are those of
-            the files relative to its root; otherwise they are the indices.
+        dataset: A map-style dataset. Where it lists files, as `samples` of torchvision's ImageFolder or under another
+            usual name, the names are those of the files relative to its root; otherwise they are the indices.
         names: The names, if the caller gives them.
 
     Raises:
@@ -82,14 +92,30 @@ def as_written(name: str) -> str:
 
 
 def file_of(dataset: Any, index: int) -> str | None:
-    """The file of an item, if the dataset lists its files as torchvision's ImageFolder does."""
+    """The file of an item, if the dataset lists its files."""
     dataset, index = origin(dataset, index)
-    samples = getattr(dataset, "samples", getattr(dataset, "imgs", None))
-    if not isinstance(samples, (list, tuple)) or len(samples) != len(dataset):
-        return None
-    sample = samples[index]
+    own = getattr(dataset, "__dict__", {})  # not properties, which may read a whole dataset
+    lists = (own.get(name, getattr(dataset, name, None) if name == "samples" else None) for name in _LISTS_OF_FILES)
+    return next((_path(files[index], dataset) for files in lists if lists_files(files, dataset)), None)
+
+
+def lists_files(values: Any, dataset: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether values are the files of a dataset, one for each item, or tuples that begin with them."""
+    is_list = isinstance(values, (list, tuple)) or (isinstance(values, np.ndarray) and values.ndim == 1)
+    if not is_list or not len(values) or len(values) != len(dataset):
+        return False
+    first = _path(values[0], dataset)
+    return first is not None and (values is getattr(dataset, "samples", None) or os.path.exists(first))  # noqa: PTH110
+
+
+def _path(sample: Any, dataset: Any) -> str | None:
+    """The file of what a list of files has for an item; relative to the dataset's root if it is only there."""
     file = sample[0] if isinstance(sample, (list, tuple)) and sample else sample
-    return os.fspath(file) if isinstance(file, (str, os.PathLike)) else None
+    if not isinstance(file, (str, os.PathLike)):
+        return None
+    path = os.fspath(file)
+    below = os.path.join(folder_of(dataset), path)  # noqa: PTH118 - keeps ".." and links
+    return below if os.path.exists(below) and not os.path.exists(path) else path  # noqa: PTH110
 
 
 def file_state(dataset: Any, index: int) -> FileState:
@@ -107,8 +133,14 @@ def _name_of(dataset: Any, index: int) -> str:
     dataset, index = origin(dataset, index)
     if file is None:
         return str(index)
-    root = os.path.join(os.fspath(getattr(dataset, "root", "")), "")  # noqa: PTH118 - keeps ".." and links
-    return file.removeprefix(root).replace(os.sep, "/")
+    return file.removeprefix(folder_of(dataset)).replace(os.sep, "/")
+
+
+def folder_of(dataset: Any) -> str:
+    """The folder of a dataset's files, with a slash at the end; empty if it names none."""
+    folders = (getattr(dataset, name, None) for name in _FOLDERS)
+    folder = next((folder for folder in folders if isinstance(folder, (str, os.PathLike))), "")
+    return os.path.join(os.fspath(folder), "")  # noqa: PTH118 - keeps ".." and links
 
 
 def origin(dataset: Any, index: int) -> tuple[Any, int]:

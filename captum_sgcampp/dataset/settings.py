@@ -2,8 +2,9 @@
 
 import hashlib
 import inspect
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from numbers import Integral
 from typing import Any
@@ -12,23 +13,27 @@ import torch
 from captum.attr import LayerAttribution
 from torch import Tensor
 from torch.nn import Module
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset
 
 import captum_sgcampp
 from captum_sgcampp.closures import modules_of
 from captum_sgcampp.dataset.batch_maps import BatchMaps
 from captum_sgcampp.dataset.fingerprint import (
+    attributes_of,
     fingerprint,
     fingerprint_of_parts,
     fingerprint_of_tensors,
     name_of,
     text_of,
 )
-from captum_sgcampp.dataset.images import origin
+from captum_sgcampp.dataset.images import file_state, folder_of, lists_files, origin
 from captum_sgcampp.layers import unwrap
 
 _DESCRIBED_ELSEWHERE = {"self", "forward_func", "model", "layer", "device_ids"}
 _WITHOUT_INFLUENCE = {"self", "inputs", "target", "generator", "n_samples_batch_size", "show_progress"}
+
+ATTRIBUTES = "attributes"
+"""Under which name the settings have what else a dataset has; this changes with its images."""
 
 
 def run_settings(maps: BatchMaps, dataset: Any) -> dict[str, Any]:
@@ -36,7 +41,7 @@ def run_settings(maps: BatchMaps, dataset: Any) -> dict[str, Any]:
 
     Args:
         maps: Computes the maps.
-        dataset: The dataset, of which only the type and the transforms are described.
+        dataset: The dataset.
 
     Raises:
         TypeError: `attribute` does not take one of the arguments.
@@ -109,17 +114,46 @@ def _described_model(forward_func: Any, layers: list[Module]) -> dict[str, Any]:
     }
 
 
-def _described_dataset(dataset: Any) -> dict[str, Any]:
-    """A dataset by its class, its transforms and, as it has no files that tell whether they changed, its tensors."""
+def _described_dataset(dataset: Any, around: tuple[Any, ...] = ()) -> dict[str, Any]:
+    """A dataset by its class, its transforms and whatever else it has, but for its files, whose states are written."""
     transforms = getattr(dataset, "transforms", None) or getattr(dataset, "transform", None)
+    folder = folder_of(dataset)
+    others = {
+        name: _relative(value, folder) if lists_files(value, dataset) else value
+        for name, value in attributes_of(dataset).items()
+        if name not in {"transform", "transforms"} and not _is_folder(value, folder)
+    }
     return {
         "type": name_of(type(dataset)),
         "code": fingerprint(type(dataset)),
         "transform": _described(transforms),
-        "data": [fingerprint_of_tensors({"": tensor}) for tensor in dataset.tensors]
-        if isinstance(dataset, TensorDataset)
-        else [],
+        "data": fingerprint(dataset) if isinstance(dataset, (list, tuple)) else "",
+        ATTRIBUTES: {name: _described_attribute(value, (*around, dataset)) for name, value in others.items()},
     }
+
+
+def _described_attribute(value: Any, around: tuple[Any, ...]) -> Any:
+    """An attribute of a dataset; a dataset within it with the states of its files, which the index does not have."""
+    if isinstance(value, Dataset):
+        if any(value is one for one in around):
+            return "around this one"
+        states = [file_state(value, index) for index in range(len(value))] if hasattr(value, "__len__") else []
+        return {**_described_dataset(value, around), "files": fingerprint(states)}
+    if isinstance(value, (list, tuple)) and value and all(isinstance(one, Dataset) for one in value):
+        return {str(number): _described_attribute(one, around) for number, one in enumerate(value)}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return f"{name_of(type(value))} {fingerprint(value)}"  # no text, which may be as long as the dataset
+
+
+def _relative(samples: Sequence[Any], folder: str) -> list[Any]:
+    """What a dataset lists for its items, with the files relative to their folder, which may move."""
+    pairs = (sample if isinstance(sample, (list, tuple)) else (sample,) for sample in samples)
+    return [(os.fspath(file).removeprefix(folder), *others) for file, *others in pairs]
+
+
+def _is_folder(value: Any, folder: str) -> bool:
+    return bool(folder) and isinstance(value, (str, os.PathLike)) and os.path.join(os.fspath(value), "") == folder  # noqa: PTH118
 
 
 def _described(value: Any) -> Any:

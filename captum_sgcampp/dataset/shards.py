@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 from torch import Tensor
 
 from captum_sgcampp.dataset.files import write_shared
-from captum_sgcampp.dataset.settings import differences
+from captum_sgcampp.dataset.settings import ATTRIBUTES, differences
 
 FORMAT = 1
 RECORD, INDEX = "run.json", "index.csv"
@@ -107,7 +107,11 @@ class RunFolder:
             write_shared(file, lambda stream: stream.write(text.encode()), keep=True)
         there = self.read_record()
         found = list(differences({**vars(there), "names": None}, {**vars(record), "names": None}))
-        found = [text.removeprefix("settings.") for text in found] + _other_names(there.names, record.names)
+        found = [text.removeprefix("settings.") for text in found]
+        other_names = _other_names(there.names, record.names)
+        if other_names:  # which say more than the attributes of the dataset that list them
+            found = [text for text in found if not text.startswith(f"dataset.{ATTRIBUTES}.")]
+        found += other_names
         if found:
             raise ValueError(
                 f"output: {self.path} holds maps of another run: {'; '.join(found)}. Choose another folder."
