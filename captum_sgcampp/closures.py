@@ -110,25 +110,27 @@ def _builtin(value: Any) -> Any:
 
 def _of_modules(modules: Iterable[Module]) -> Iterator[Any]:
     """What modules call beside those that they register: what their hooks, attributes and functions lead to."""
-    installed: dict[type, bool] = {}
+    kinds: dict[type, None] = {}  # in order
     for module in modules:
         kind, attributes = type(module), vars(module)
-        if kind not in installed:
-            installed[kind] = _is_installed(kind.__module__)
+        kinds[kind] = None
         for hooks in _HOOKS:
             if attributes[hooks]:
                 yield from attributes[hooks].values()
-        if len(attributes) > len(_OF_EVERY_MODULE):
-            for name, value in attributes.items():
-                if name in _OF_EVERY_MODULE:
-                    continue
-                if type(value) in _CONTAINERS:
-                    values = islice(value.values() if type(value) is dict else value, 100)
-                    yield from (part for part in values if not installed[kind] or issubclass(type(part), Module))
-                elif not installed[kind] or issubclass(type(value), _CALLED):
-                    yield value
-    bases = dict.fromkeys(base for kind in installed for base in kind.__mro__)
+        if not kind.__module__.startswith("torch.nn."):
+            yield from _of_attributes(attributes, only_called=_is_installed(kind.__module__))
+        elif "forward" in attributes:  # torch's own modules call nothing else that they were given
+            yield attributes["forward"]
+    bases = dict.fromkeys(base for kind in kinds for base in kind.__mro__)
     yield from _of_classes(base for base in bases if not _is_installed(base.__module__))
+
+
+def _of_attributes(attributes: dict[str, Any], *, only_called: bool) -> Iterator[Any]:
+    """The attributes of a module and what is in their containers, or only the modules and functions among these."""
+    wanted: Any = _CALLED if only_called else object
+    for value in [attributes[name] for name in attributes if name not in _OF_EVERY_MODULE]:
+        values = value.values() if type(value) is dict else value if type(value) in _CONTAINERS else (value,)
+        yield from (part for part in islice(values, 100) if issubclass(type(part), wanted))
 
 
 def _of_function(function: FunctionType) -> Iterator[Any]:
