@@ -185,7 +185,7 @@ def _named(value: Any, names: Iterable[str]) -> Iterator[Any]:
     pending, seen = [value], set[int]()
     while pending:
         current = pending.pop()
-        if not isinstance(current, (ModuleType, type)):
+        if not issubclass(type(current), (ModuleType, type)):  # isinstance would ask the object
             yield current
         elif id(current) not in seen and not _in_library(current):
             seen.add(id(current))

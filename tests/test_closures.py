@@ -402,6 +402,18 @@ def test_nothing_is_run_and_nothing_fails(kind: str) -> None:
     assert modules_of(odd) == ([MODEL] if kind in {"list", "dict"} else [])
 
 
+ODD_GLOBAL: Any = None
+
+
+def by_odd_global(x: Any) -> Any:
+    return ODD_GLOBAL, MODEL(x)
+
+
+def test_an_odd_global_does_not_hide_those_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ODD_GLOBAL", Explodes())
+    assert modules_of(by_odd_global) == [MODEL]
+
+
 def test_a_cell_without_a_value_yet() -> None:
     def early() -> Callable[[], Any]:
         def function() -> Any:
