@@ -18,6 +18,21 @@ from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
 __all__ = ["DispatchMode"]
 
 
+def is_persistent(module: Module, buffer: str) -> bool:
+    """Whether a buffer is part of the state that is saved."""
+    return buffer not in module._non_persistent_buffers_set
+
+
+def put_buffer_back(module: Module, name: str, tensor: Tensor, *, persistent: bool) -> None:
+    """Makes a tensor the buffer of that name again, also if it was deleted or something else is in its place."""
+    if name in module._buffers:
+        setattr(module, name, tensor)
+        return
+    if hasattr(module, name):
+        delattr(module, name)
+    module.register_buffer(name, tensor, persistent=persistent)
+
+
 def version_of(tensor: Tensor) -> int:
     """The number of in-place operations on a tensor so far, as autograd counts them."""
     return tensor._version

@@ -1,6 +1,6 @@
 """The base of all class activation maps: weights times a layer's activations."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -126,6 +126,10 @@ class CamAttribution(LayerAttribution, GradientAttribution):
         show_progress: bool = False,
     ) -> Any:
         """Computes the maps that `attribute` returns: of one target, or a tuple with those of several."""
+        if not isinstance(grad_kwargs, Mapping | None):
+            raise TypeError(
+                f"grad_kwargs: must be a dict with arguments of torch.autograd.grad, or None, but is {grad_kwargs!r}."
+            )
         noise = noise or Noise()
         inputs = as_examples(inputs)
         noise.check(inputs)
@@ -173,6 +177,8 @@ def require_choice(name: str, value: object, choices: Collection[str]) -> None:
 
 
 def _as_list(targets: Iterable[TargetType]) -> list[TargetType]:
+    if isinstance(targets, (str, bytes)):
+        raise TypeError(f"targets: must be a list of targets, but is {targets!r}.")
     try:
         as_list = list(targets)
     except TypeError as error:

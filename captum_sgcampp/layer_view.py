@@ -39,6 +39,7 @@ class LayerView:
 
         Raises:
             IndexError: The layer does not have a selected filter or neuron.
+            TypeError: `reshape_transform` does not return a tensor.
             ValueError: There are no channels, or the coordinates do not match the spatial dimensions.
         """
         maps = self._maps(tensor)
@@ -120,7 +121,15 @@ class LayerView:
         self.selection.check(maps.shape, layer)
 
     def _maps(self, tensor: Tensor) -> Tensor:
-        return self.reshape_transform(tensor) if self.reshape_transform else tensor
+        if not self.reshape_transform:
+            return tensor
+        maps: object = self.reshape_transform(tensor)
+        if not isinstance(maps, Tensor):
+            raise TypeError(
+                f"reshape_transform: must return a tensor, (N, C, *spatial), but returned {type(maps).__name__} for a "
+                f"layer of shape {tuple(tensor.shape)}."
+            )
+        return maps
 
     def _selected(self, maps: Tensor) -> Tensor:
         """The channels to compute, in full precision: half becomes float32; float32 and float64 stay."""

@@ -92,13 +92,16 @@ class Noise:
 
     def check(self, inputs: tuple[Tensor, ...]) -> None:
         """Raises what :meth:`chunks` would, before anything is computed."""
-        if self.n_samples:
-            self._stdev_of_each(inputs)
-        if isinstance(self.generator, Sequence) and len(self.generator) != len(inputs[0]):
-            raise ValueError(
-                f"generator: {len(self.generator)} are given for {len(inputs[0])} example(s). Give one for all "
-                "examples, or a sequence with one for each."
-            )
+        stdevs = self._stdev_of_each(inputs) if self.n_samples else (0.0,) * len(inputs)
+        if not isinstance(self.generator, Sequence):
+            return
+        for number, (tensor, stdev) in enumerate(zip(inputs, stdevs, strict=True)):
+            if (stdev or number == 0) and len(self.generator) != len(tensor):
+                which = f" of input {number}" if number else ""
+                raise ValueError(
+                    f"generator: {len(self.generator)} are given for {len(tensor)} example(s){which}. Give one for all "
+                    "examples, or a sequence with one for each."
+                )
 
     def _stdev_of_each(self, inputs: tuple[Tensor, ...]) -> tuple[float, ...]:
         """The standard deviation for each input."""

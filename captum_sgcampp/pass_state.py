@@ -8,12 +8,13 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.parameter import is_lazy
 
-from captum_sgcampp._torch import version_of
+from captum_sgcampp._torch import is_persistent, put_buffer_back, version_of
 
 
 class _Buffer(NamedTuple):
     module: Module
     name: str
+    persistent: bool
     tensor: Tensor
     value: Tensor
     version: int
@@ -38,7 +39,7 @@ class PassState:
 
     def __init__(self, modules: Iterable[Module], inputs: Iterable[Tensor]) -> None:
         self._buffers = [
-            _Buffer(module, name, tensor, tensor.detach().clone(), version_of(tensor))
+            _Buffer(module, name, is_persistent(module, name), tensor, tensor.detach().clone(), version_of(tensor))
             for module in modules
             if module.training
             for name, tensor in module.named_buffers(recurse=False)
@@ -54,8 +55,8 @@ class PassState:
         """Puts everything back."""
         with torch.no_grad():
             for buffer in self._buffers:
-                if getattr(buffer.module, buffer.name) is not buffer.tensor:
-                    setattr(buffer.module, buffer.name, buffer.tensor)
+                if getattr(buffer.module, buffer.name, None) is not buffer.tensor:
+                    put_buffer_back(buffer.module, buffer.name, buffer.tensor, persistent=buffer.persistent)
                 if buffer.has_changed():
                     buffer.tensor.copy_(buffer.value)
         torch.set_rng_state(self._random)

@@ -3,6 +3,7 @@
 import functools
 import sys
 import threading
+import warnings
 import weakref
 from collections import OrderedDict, UserDict, deque, namedtuple
 from collections.abc import Callable
@@ -257,6 +258,105 @@ def test_modules_that_a_module_does_not_register_are_found() -> None:
     assert modules_of(around)[1:] == [MODEL, hides.named["second"]]
 
 
+def test_nothing_hides_behind_a_long_list() -> None:
+    log = [{"step": step, "losses": [step] * 3} for step in range(20_000)]
+    assert modules_of(closed([log, [[[[MODEL]]]]])) == [MODEL]
+    assert modules_of(closed([*range(2_000), MODEL])) == [MODEL]
+
+
+class Wrapper(nn.Module):
+    """A module of the user that keeps a model as an attribute which torch does not register."""
+
+    def __init__(self, **kept: Any) -> None:
+        super().__init__()
+        vars(self).update(kept)
+
+
+class ByGlobal(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return MODEL(x)
+
+
+class ByHelper(nn.Module):
+    @property
+    def net(self) -> nn.Module:
+        return MODEL
+
+    def forward(self, x: Any) -> Any:
+        return self.net(x)
+
+
+class InClass(nn.Module):
+    teacher = MODEL
+
+
+class InDictOfClass(nn.Module):
+    teachers: Any = {"a": {"b": MODEL}}  # noqa: RUF012
+
+
+class Inherits(ByGlobal):
+    pass
+
+
+def patched(module: nn.Module, function: Callable[..., Any]) -> nn.Module:
+    module.forward = function
+    return module
+
+
+def hooked(hook: Callable[..., Any]) -> nn.Module:
+    module = nn.Identity()
+    module.register_forward_hook(hook)
+    return module
+
+
+HIDES: dict[str, Callable[[], nn.Module]] = {
+    "global": ByGlobal,
+    "property": ByHelper,
+    "inherited": Inherits,
+    "of the class": InClass,
+    "dict of the class": InDictOfClass,
+    "attribute": lambda: Wrapper(kept=MODEL),
+    "bound method": lambda: Wrapper(kept=MODEL.forward),
+    "lambda": lambda: Wrapper(kept=lambda x: MODEL(x)),  # noqa: PLW0108
+    "partial": lambda: Wrapper(kept=functools.partial(by_annotated_call, MODEL)),
+    "holder": lambda: Wrapper(kept=Predictor(MODEL)),
+    "dict in dict": lambda: Wrapper(kept={"a": {"b": MODEL}}),
+    "set": lambda: Wrapper(kept={MODEL}),
+    "patched": lambda: patched(Wrapper(), lambda x: MODEL(x)),  # noqa: PLW0108
+    "patched of torch": lambda: patched(nn.Identity(), MODEL.forward),
+    "hook": lambda: hooked(lambda *_: MODEL(1)),
+}
+
+
+@pytest.mark.parametrize("kind", HIDES)
+@pytest.mark.parametrize("around", [lambda hides: hides, lambda hides: nn.Sequential(nn.ReLU(), hides), closed])
+def test_a_module_is_searched_as_any_other_object(kind: str, around: Callable[[Any], Any]) -> None:
+    hides = HIDES[kind]()
+    found = modules_of(around(hides))
+    assert len(found) == 2
+    assert found[0] is hides or hides in found[0].children()
+    assert found[1] is MODEL
+
+
+def test_what_is_made_where_it_is_called_is_searched() -> None:
+    assert modules_of(lambda x: ByGlobal()(x)) == [MODEL]  # noqa: PLW0108
+    assert modules_of(lambda x: Indirect()(x)) == [MODEL]  # noqa: PLW0108
+
+
+model = nn.Sequential(nn.BatchNorm2d(2), nn.Dropout())  # another model of the notebook, being trained
+teacher = SimpleNamespace(model=MODEL)
+
+
+def by_teacher(x: Any) -> Any:
+    return teacher.model(x)
+
+
+def test_the_name_of_an_attribute_is_not_that_of_a_global() -> None:
+    assert modules_of(by_teacher) == [MODEL]
+    assert modules_of(lambda x: [teacher.model(part) for part in x]) == [MODEL]
+    assert modules_of(lambda x: model(teacher.model(x))) == [model, MODEL]
+
+
 class Explodes:
     """Fails whatever is done with it, but for what Python itself does."""
 
@@ -300,6 +400,18 @@ def test_nothing_is_run_and_nothing_fails(kind: str) -> None:
     odd = ODD[kind]()
     assert modules_of(closed((odd, [MODEL]))) == [MODEL]
     assert modules_of(odd) == ([MODEL] if kind in {"list", "dict"} else [])
+
+
+ODD_GLOBAL: Any = None
+
+
+def by_odd_global(x: Any) -> Any:
+    return ODD_GLOBAL, MODEL(x)
+
+
+def test_an_odd_global_does_not_hide_those_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ODD_GLOBAL", Explodes())
+    assert modules_of(by_odd_global) == [MODEL]
 
 
 def test_a_cell_without_a_value_yet() -> None:
@@ -348,6 +460,16 @@ def around(model: nn.Module) -> dict[str, Callable[..., Any]]:
 
 
 HOW = pytest.mark.parametrize("how", ["lambda", "partial", "method", "dict", "callable"])
+
+
+class Global(nn.Module):
+    """Calls a model that it does not have, but that the notebook has."""
+
+    def forward(self, *args: Any) -> Any:
+        return NOTEBOOK.model(*args)
+
+
+NOTEBOOK = SimpleNamespace(model=MODEL)
 NOISE = pytest.mark.parametrize("noise", [{}, {"n_samples": 2, "stdevs": 0.1}], ids=["plain", "noise"])
 
 
@@ -433,7 +555,7 @@ def test_what_is_computed_from_weights_in_several_steps_and_kept_is_said(noise: 
 @pytest.mark.parametrize("leaf", ["parameter", "plain tensor"])
 def test_leaves_that_no_module_has_are_kept(leaf: str) -> None:
     """Such as the parameters of a model that is called by torch.func.functional_call."""
-    cut, kept = cut_model(), dict[str, Tensor]()
+    cut, kept = cut_model(smooth=True), dict[str, Tensor]()  # a ReLU may leave no gradient
     scale: Tensor = nn.Parameter(torch.rand(1, 2, 1, 1, dtype=torch.float64))
     if leaf == "plain tensor":
         scale = scale.detach().clone().requires_grad_()
@@ -448,3 +570,38 @@ def test_leaves_that_no_module_has_are_kept(leaf: str) -> None:
     LayerGradCamPlusPlus(forward, cut.layer).attribute(cut_inputs(), TARGETS)
     torch.autograd.backward(forward(cut_inputs()).sum())
     assert scale.grad is not None and scale.grad.any()
+
+
+def test_a_model_in_training_mode_behind_a_module_is_said() -> None:
+    cut = cut_model()
+    cut.below = nn.Sequential(cut.below, nn.Dropout(0.1))
+    NOTEBOOK.model = cut
+    with pytest.warns(UserWarning, match="training mode, with Dropout"):
+        LayerGradCamPlusPlus(Global(), cut.layer).attribute(cut_inputs(), TARGETS)
+
+
+def test_another_model_in_training_mode_is_not_warned_of() -> None:
+    """The global `model`, whose name the attribute of `teacher` has."""
+    teacher.model = cut_model().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LayerGradCamPlusPlus(by_teacher, teacher.model.layer).attribute(cut_inputs(), TARGETS)
+
+
+def test_what_a_model_behind_a_module_caches_can_be_trained() -> None:
+    cut: Any = cut_model(smooth=True)
+    scale: Any = nn.Module()
+    scale.register_buffer("places", torch.arange(2))
+    kept = dict[str, Tensor]()
+    scale.weight = nn.Parameter(torch.rand(2, dtype=torch.float64))
+
+    def cached(_module: nn.Module, args: tuple[Tensor]) -> Tensor:
+        biases = kept.setdefault("biases", scale.weight[scale.places])
+        return args[0] + biases.view(1, 2, 1, 1)
+
+    cut.scale = scale
+    cut.register_forward_pre_hook(cached)
+    NOTEBOOK.model = cut
+    LayerGradCamPlusPlus(Global(), cut.layer).attribute(cut_inputs(), TARGETS)
+    torch.autograd.backward(cut(cut_inputs()).sum())
+    assert scale.weight.grad is not None

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
 from captum_sgcampp.concessions import Concession, ConcessionNeeded, chain_of
+from captum_sgcampp.pass_state import PassState
 from captum_sgcampp.saved_tensors import DiscardedError, SavedTensors
 
 N_SAMPLES = pytest.mark.parametrize("n_samples", [0, 3])
@@ -482,6 +483,57 @@ def test_buffers_of_other_kinds_do_no_harm() -> None:
     model.head = nn.Sequential(nn.LazyBatchNorm1d(dtype=torch.float64), model.head)  # type: ignore[assignment]
     assert attribute(model, model.layer, 0, images()).any()
     assert torch.equal(sparse.to_dense(), torch.eye(2, dtype=torch.float64))
+
+
+class Loses(nn.Module):
+    """Loses a buffer, or has something else in its place, before it fails."""
+
+    def __init__(self, instead: Any) -> None:
+        super().__init__()
+        self.rest, self.instead = cut_model(smooth=True), instead
+        self.count: Any
+        self.register_buffer("count", torch.zeros(()), persistent=False)
+
+    def forward(self, _image: Tensor) -> Tensor:
+        del self.count
+        if self.instead is not None:
+            self.count = self.instead
+        raise ValueError("the model's own")
+
+
+@pytest.mark.parametrize("instead", [None, 3, nn.Parameter(torch.ones(()))], ids=["nothing", "number", "parameter"])
+def test_a_buffer_that_a_pass_has_lost_is_put_back(instead: Any) -> None:
+    model = Loses(instead).train()
+    count, saved = model.count, set(model.state_dict())
+    parameters = dict(model.named_parameters())
+    state = PassState(model.modules(), ())
+    with pytest.raises(ValueError, match="own"):
+        model(cut_inputs())
+    state.restore()
+    assert model.count is count
+    assert [name for name, _ in model.named_buffers()] == ["count"]
+    assert set(model.state_dict()) == saved  # without it
+    assert dict(model.named_parameters()).keys() == parameters.keys()
+
+
+class LosesBesideOthers(Loses):
+    """Does so only if there are several copies."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        if len(image) > 1:
+            super().forward(image)
+        scores: Tensor = self.rest(image)
+        return scores
+
+
+def test_copies_go_alone_through_a_model_that_loses_a_buffer_beside_others() -> None:
+    model = LosesBesideOthers(None).train()
+    method = LayerSmoothGradCAMpp(model, model.rest.layer)
+    with pytest.warns(
+        UserWarning, match="one at a time, because it does not take several: ValueError: the model's own"
+    ):
+        assert one(method.attribute(cut_inputs()[:1], 1, n_samples=2, n_samples_batch_size=2)).any()
+    assert isinstance(model.count, Tensor)
 
 
 @pytest.mark.filterwarnings("ignore:forward_func. the model is in training mode")

@@ -109,6 +109,34 @@ def test_layers_that_give_nothing_to_attribute_to_are_refused(
     assert hooks_on(model) == 0
 
 
+@every_method
+@without_noise_on_purpose
+@pytest.mark.parametrize("wrong", [5, "create_graph", [("create_graph", True)]])
+def test_grad_kwargs_must_be_a_dict(build: Method, wrong: Any) -> None:
+    model = cut_model()
+    with inputs_seen(model) as seen, pytest.raises(TypeError, match=r"^grad_kwargs: must be a dict .* but is "):
+        build(model, "layer").attribute(cut_inputs(), TARGETS, grad_kwargs=wrong)
+    assert seen == []
+
+
+@every_method
+@without_noise_on_purpose
+@pytest.mark.parametrize("wrong", ["01", b"01", 5])
+def test_targets_must_be_a_list(build: Method, wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"^targets: must be a list of targets, but is "):
+        build(cut_model(), "layer").attribute_targets(cut_inputs(), wrong)
+
+
+@every_method
+@without_noise_on_purpose
+@pytest.mark.parametrize("returned", [None, 3, ()])
+def test_reshape_transform_must_return_a_tensor(build: Method, returned: Any) -> None:
+    kind = type(returned).__name__
+    message = rf"^reshape_transform: must return a tensor.* returned {kind} for a layer of shape \(3, "
+    with pytest.raises(TypeError, match=message):
+        build(cut_model(), "layer", reshape_transform=lambda _: returned).attribute(cut_inputs(), TARGETS)
+
+
 # --- training mode ---------------------------------------------------------------------------------------------------
 
 

@@ -44,6 +44,22 @@ def test_a_seed_means_the_same_noise_in_chunks_of_any_size(batch_size: int | Non
     assert torch.equal(torch.cat(noisy_inputs(inputs, batch_size)), wanted)
 
 
+def test_generators_must_fit_each_input_with_noise() -> None:
+    cut = cut_model(smooth=True)
+
+    def forward(image: Tensor, other: Tensor) -> Tensor:
+        scores: Tensor = cut(image + other)
+        return scores
+
+    inputs = (cut_inputs(), cut_inputs()[:1])
+    method, generators = LayerSmoothGradCAMpp(forward, cut.layer), [torch.Generator() for _ in TARGETS]
+    with inputs_seen(cut) as seen, pytest.raises(ValueError, match=r"^generator: 3 .* for 1 example.* of input 1\."):
+        method.attribute(inputs, TARGETS, n_samples=2, generator=generators)
+    assert seen == []
+    how: dict[str, Any] = {"n_samples": 2, "n_samples_batch_size": 1, "generator": generators}
+    assert one(method.attribute(inputs, TARGETS, stdevs=(0.1, 0), **how)).any()
+
+
 class Jitter(nn.Module):
     """Adds noise of its own to whatever passes, in any mode."""
 
