@@ -287,7 +287,7 @@ def explain(
     selection = Selection(filters, subset, region)
     # Other filters cost nothing, and the page shows them; only true derivatives are taken filter by filter.
     all_channels = derivatives != "autograd"
-    view = ExampleView.of(inputs, model, selection, reshape_transform, compute_all_channels=all_channels)
+    view = ExampleView.of(inputs, model, selection, reshape_transform, names, compute_all_channels=all_channels)
     read_scores = _ScoreReader()
     probe = LayerProbe(model, list(names), read_scores=read_scores)
     user_warnings.warn(user_warnings.training_mode(probe.modules))

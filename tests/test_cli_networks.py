@@ -150,6 +150,24 @@ def test_inputs_that_are_not_square() -> None:
     assert as_map((1, 14, 20, 64), (320, 224)) is None
 
 
+@pytest.mark.parametrize(
+    ("n_tokens", "size", "grid"),
+    [
+        (8 * 13, (64, 100), (8, 13)),
+        (12 * 13, (96, 100), (12, 13)),
+        (7 * 7, (100, 100), (7, 7)),
+        (4 * 7, (64, 104), (4, 7)),
+        (4 * 7, (64, 100), (4, 7)),
+        (16 * 25, (64, 100), (16, 25)),
+    ],
+)
+def test_tokens_that_fill_a_padded_grid_have_no_prefix(
+    n_tokens: int, size: tuple[int, int], grid: tuple[int, int]
+) -> None:
+    """Swin transformers pad what they merge; 8 of these 104 are no class tokens before 8 x 12 patches."""
+    assert as_map((1, n_tokens, 24), size, (4, 4)) == tokens_to_map(0, grid)
+
+
 def test_a_plain_stack_of_convolutions_is_seen_below_its_last_nonlinearity() -> None:
     stack = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU()]
     model = nn.Sequential(*stack, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)).eval()

@@ -228,3 +228,166 @@ def test_networks_with_unequal_strides_are_left_alone(
     view = ExampleView.of(image, model, Selection(), None, compute_all_channels=True)
     for layer in list_layers(model.layers, image):
         view.activations(torch.empty(layer.shapes[0]), layer.name)
+
+
+def shown(view: ExampleView, model: nn.Module, name: str, shape: tuple[int, ...]) -> None:
+    """Looks at a layer as `explain` does, without a pass."""
+    view.activations(torch.empty(shape), f"'{name}' ({type(model.get_submodule(name)).__name__})")
+
+
+def view_of(model: nn.Module, channels: int, size: tuple[int, int]) -> ExampleView:
+    return ExampleView.of(
+        torch.empty(1, channels, *size), model, Selection(), None, model.modules(), compute_all_channels=True
+    )
+
+
+class ChannelsLast(nn.Module):
+    """A Swin transformer's layout: patches, and then blocks that have the channels last."""
+
+    def __init__(self, channels: int, features: int, patch: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(channels, features, patch, patch)
+        self.block = nn.Sequential(
+            nn.LayerNorm(features),
+            nn.Linear(features, 4 * features),
+            nn.GELU(),
+            nn.Linear(4 * features, features),
+            nn.Dropout(),
+        )
+        self.head = nn.Linear(features, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.block(self.patches(image).permute(0, 2, 3, 1)).mean(dim=(1, 2)))
+        return scores
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "features", "patch"),
+    [
+        (3, (64, 96), 96, 16),
+        (3, (48, 96), 48, 16),
+        (3, (96, 160), 160, 16),
+        (1, (96, 96), 48, 16),
+        (2, (96, 96), 96, 16),
+        (3, (96, 96), 24, 4),
+        (3, (96, 48), 24, 4),
+    ],
+)
+def test_channels_that_are_last_and_as_many_as_columns(
+    channels: int, size: tuple[int, int], features: int, patch: int
+) -> None:
+    model, image = seeded(lambda: ChannelsLast(channels, features, patch)).eval(), torch.rand(1, channels, *size)
+    rows, columns = size[0] // patch, size[1] // patch
+    for layer in ["block", "block.0", "block.3", "block.4"]:
+        with pytest.raises(ValueError, match=rf"\(1, {rows}, {columns}, {features}\) .*channels seem to be last"):
+            explain(model, image, layer, [1], n_samples=1)
+    explanation = explain(model, image, "block.0", [1], n_samples=1, reshape_transform=channels_last_to_map)
+    assert explanation.maps["Grad-CAM", "block.0", 1].shape == (1, 1, rows, columns)
+    explain(model, image, "patches", [1], n_samples=1)  # a map, also where it is as large as the others
+    view = view_of(model, channels, size)
+    with pytest.raises(ValueError, match="channels seem to be last"):
+        shown(view, model, "block.2", (1, rows, columns, 4 * features))  # which tells nothing itself
+
+
+class LayerNorm2d(nn.LayerNorm):
+    def forward(self, maps: Tensor) -> Tensor:
+        return super().forward(maps.movedim(1, -1)).movedim(-1, 1)
+
+
+class ConvNeXtBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(24, 24, 7, padding=3, groups=24)
+        self.last = nn.Sequential(nn.LayerNorm(24), nn.Linear(24, 96), nn.GELU(), nn.Linear(96, 24))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        added: Tensor = self.last(self.depthwise(maps).movedim(1, -1)).movedim(-1, 1)
+        return maps + added
+
+
+@pytest.mark.parametrize("size", [(96, 96), (64, 96), (96, 160), (32, 256)])
+def test_the_blocks_of_a_convnext_are_maps(size: tuple[int, int]) -> None:
+    model = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 24, 4, 4),
+            LayerNorm2d(24),
+            ConvNeXtBlock(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(24, 5),
+        )
+    )
+    for layer in ["0", "1", "2", "2.depthwise"]:  # (1, 24, 24, 24) of 96 x 96, too
+        found = explain(model, torch.rand(1, 3, *size), layer, [1], n_samples=1)
+        assert found.maps["Grad-CAM", layer, 1].shape == (1, 1, size[0] // 4, size[1] // 4)
+    with pytest.raises(ValueError, match="channels seem to be last"):
+        explain(model, torch.rand(1, 3, *size), "2.last.0", [1], n_samples=1)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads = 4
+        self.q_norm = nn.Identity()
+
+
+class Windows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.norm = nn.LayerNorm(48)
+        self.unfolded = nn.GroupNorm(1, 8)
+        self.attention = Attention()
+        self.pool = nn.AdaptiveAvgPool2d(7)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "size", "message"),
+    [
+        ("norm", (1, 1, 196, 48), (224, 224), "seems to be no map"),
+        ("norm", (1, 4, 49, 48), (224, 224), "seems to be no map"),
+        ("unfolded", (1, 8, 4, 15), (96, 160), "seems to be no map"),
+        ("unfolded", (1, 8, 4, 49), (224, 224), "seems to be no map"),
+        ("attention.q_norm", (1, 4, 730, 32), (224, 224), "tokens by heads"),
+        ("attention.q_norm", (1, 4, 196, 196), (224, 224), "tokens by heads"),
+    ],
+)
+def test_windows_heads_and_places_within_patches_are_no_map(
+    layer: str, shape: tuple[int, ...], size: tuple[int, int], message: str
+) -> None:
+    model = seeded(Windows)
+    with pytest.raises(ValueError, match=message):
+        shown(view_of(model, 3, size), model, layer, shape)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "size"),
+    [
+        ("pool", (1, 8, 7, 7), (64, 256)),  # an adaptive pooling
+        ("pool", (1, 8, 1, 1), (64, 256)),
+        ("stem", (1, 8, 1, 7), (60, 240)),  # rounded down in several steps
+        ("stem", (1, 8, 12, 30), (96, 240)),
+        ("stem", (1, 8, 192, 480), (96, 240)),  # enlarged
+    ],
+)
+def test_maps_that_are_rounded_pooled_or_enlarged(layer: str, shape: tuple[int, ...], size: tuple[int, int]) -> None:
+    model = seeded(Windows)
+    shown(view_of(model, 3, size), model, layer, shape)
+
+
+def test_maps_of_convolutions_without_padding() -> None:
+    model = seeded(lambda: nn.Sequential(*(nn.Conv2d(3, 3, 5) for _ in range(6))))
+    shown(view_of(model, 3, (32, 64)), model, "5", (1, 3, 8, 40))
+
+
+@pytest.mark.parametrize(("size", "stem"), [((32, 128), 4), ((64, 256), 8), ((128, 128), 8)])
+def test_patches_and_unequal_strides_with_as_many_channels_as_patches(size: tuple[int, int], stem: int) -> None:
+    n_patches = size[0] * size[1] // stem**2
+    model = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 8, stem, stem),
+            nn.Conv2d(8, 8, 3, stride=(2, 1), padding=1),
+            nn.Conv2d(8, n_patches, 3, stride=(2, 1), padding=1),
+        )
+    )
+    shown(view_of(model, 1, size), model, "2", (1, n_patches, size[0] // stem // 4, size[1] // stem))

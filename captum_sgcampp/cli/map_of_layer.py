@@ -53,8 +53,12 @@ def patch_size_of(model: Module) -> tuple[int, int] | None:
 def _tokens_as_map(
     n_tokens: int, image_size: tuple[int, int], patch_size: tuple[int, int], n_prefix_tokens: int | None
 ) -> TokensToMap | None:
-    for grid in grids_of(image_size, patch_size):
+    grids = list(grids_of(image_size, patch_size))
+    others = range(MAX_PREFIX_TOKENS + 1) if n_prefix_tokens is None else [n_prefix_tokens]
+    # A grid that the tokens fill comes first: next to it, one of fewer patches looks like it with a few class tokens.
+    grids.sort(key=lambda grid: math.prod(grid) != n_tokens)
+    for grid in grids:
         n_others = n_tokens - math.prod(grid)
-        if n_others == n_prefix_tokens or (n_prefix_tokens is None and 0 <= n_others <= MAX_PREFIX_TOKENS):
+        if n_others in others:
             return tokens_to_map(n_others, grid)
     return None
