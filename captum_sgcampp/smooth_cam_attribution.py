@@ -69,7 +69,7 @@ class SmoothCamAttribution(CamAttribution):
                 first dimensions of the inputs, the layer and the scores differ, rows are not examples, and only 1 is
                 possible. Copies also go one at a time, with a warning, through models that take one only, and through
                 those whose examples influence one another, such as with a batch norm without running statistics. The
-                first pass with several copies shows this: the last example without noise is beside them.
+                first pass with several copies shows this: the inputs without noise are behind them.
                 Default: None, which puts 5 images at once through the model on the CPU, and 32 on other devices, but
                 at least one copy of each input, and only one where rows are not examples
             generator: Source of the noise, on the device of the inputs. With one generator for the whole batch, an
@@ -91,8 +91,8 @@ class SmoothCamAttribution(CamAttribution):
                 or generator where it must be.
             ValueError: `n_samples`, `n_samples_batch_size` or `stdevs` is out of range; the number of `stdevs` is not
                 that of the inputs, or the number of generators not that of the examples; several copies are to share
-                a pass, and rows are not examples; or the model selects the rows of the layer by their values, as a
-                detector does its boxes, so that noise changes them.
+                a pass, and rows are not examples; or the rows of the layer depend on values, as a detector's boxes do, so
+                that noise changes them.
 
         Warns:
             UserWarning: `n_samples` is 0; the gradient is the same for all noisy copies, so that smoothing changes
