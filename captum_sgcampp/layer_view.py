@@ -120,7 +120,10 @@ class LayerView:
         self.selection.check(maps.shape, layer)
 
     def _maps(self, tensor: Tensor) -> Tensor:
-        return self.reshape_transform(tensor) if self.reshape_transform else tensor
+        maps: object = self.reshape_transform(tensor) if self.reshape_transform else tensor
+        if not isinstance(maps, Tensor):
+            raise TypeError(f"reshape_transform: must return a tensor, (N, C, *spatial), but returned {maps!r:.80}.")
+        return maps
 
     def _selected(self, maps: Tensor) -> Tensor:
         """The channels to compute, in full precision: half becomes float32; float32 and float64 stay."""
