@@ -260,8 +260,8 @@ def explain(
         ValueError: `inputs` is not one example, or the model does not return one row of scores; `methods`, `layers` or
             `targets` is empty, repeats one or has an unknown one; there is not a name for each class; `photograph` is
             not an image; a layer has several tensors, or rows that are not the example, such as frames or windows; or,
-            without a `reshape_transform`, it returns tokens or has its channels last. Beyond that, whatever
-            :meth:`LayerSmoothGradCAMpp.attribute` raises.
+            without a `reshape_transform`, it surely is no map of the image: tokens, or channels that are last. Beyond
+            that, whatever :meth:`LayerSmoothGradCAMpp.attribute` raises.
 
     Example::
 
