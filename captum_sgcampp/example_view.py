@@ -78,7 +78,7 @@ class ExampleView(LayerView):
         if len(self.inputs_shape) != 4:
             return
         height, width = self.inputs_shape[2:]
-        if len(shape) == 3 and self._are_tokens(shape[1]):
+        if len(shape) == 3 and (self._are_tokens(shape[1]) or self._modules_say_last(shape[2], layer)):
             raise ValueError(
                 f"layer: {layer} returns tokens, {shape}. Give reshape_transform=tokens_to_map(), which makes a map of "
                 "them; without a class token, or with registers, with n_prefix_tokens."

@@ -45,12 +45,31 @@ def indices_of_classes(targets: Iterable[int]) -> list[int]:
         raise TypeError(f"targets: must be a list of class indices, but is {targets!r}: {error}.") from error
 
 
+def one_stdev(stdevs: float | Sequence[float]) -> float:
+    """The standard deviation for the one input, also from a list of one."""
+    if not isinstance(stdevs, Sequence) or isinstance(stdevs, str):
+        return stdevs  # Noise refuses what is no number
+    if len(stdevs) != 1:
+        raise ValueError(f"stdevs: must be one number, for the one input, but is {stdevs!r}.")
+    return stdevs[0]
+
+
+def require_transform(reshape_transform: object) -> None:
+    """Raises a TypeError if a `reshape_transform` is no function."""
+    if reshape_transform is not None and not callable(reshape_transform):
+        raise TypeError(
+            f"reshape_transform: must be a function, such as tokens_to_map(), but is {reshape_transform!r:.80}."
+        )
+
+
 def require_row_of_scores(output: Tensor) -> None:
     """Raises a ValueError if a model's output is not (1, classes)."""
-    if output.dim() == 2 and len(output) == 1:
+    if output.dim() == 2 and len(output) == 1 and output.shape[1]:
         return
     advice = "Wrap it in a function that does."
-    if output.dim() < 2:
+    if not output.numel():
+        advice = "It has no classes."
+    elif output.dim() < 2:
         advice = (
             "If that is one score for each class, or a single score, a squeeze() may have removed the first dimension: "
             "leave that out, or wrap the model in a function that returns scores.reshape(1, -1)."
@@ -61,7 +80,7 @@ def require_row_of_scores(output: Tensor) -> None:
 
 
 def choose_classes(scores: Tensor, targets: Sequence[int] | None, top_k: int) -> list[int]:
-    """The classes to explain: the given ones, or those with the highest scores.
+    """The classes to explain: the given ones, of which negative ones count from the end, or those with highest scores.
 
     Raises:
         IndexError: A target is not one of the classes.
@@ -75,12 +94,13 @@ def choose_classes(scores: Tensor, targets: Sequence[int] | None, top_k: int) ->
         if not 1 <= top_k <= n_classes:
             raise ValueError(f"top_k: must be from 1 to the {n_classes} classes, but is {top_k}.")
         return scores.argsort(descending=True)[:top_k].tolist()
-    if not targets or len(set(targets)) < len(targets):
-        raise ValueError(f"targets: must be one or several different classes, but are {list(targets)}.")
     for target in targets:
         if not -n_classes <= target < n_classes:
             raise IndexError(f"targets: {target} is out of range; the model has {n_classes} classes.")
-    return list(targets)
+    classes = [target % n_classes for target in targets]
+    if not classes or len(set(classes)) < len(classes):
+        raise ValueError(f"targets: must be one or several different classes, but are {list(targets)}.")
+    return classes
 
 
 def names_of_classes(class_names: ClassNames | None, n_classes: int) -> Sequence[str] | None:

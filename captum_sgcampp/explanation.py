@@ -23,8 +23,10 @@ from captum_sgcampp.explain_arguments import (
     indices_of_classes,
     names_of_classes,
     names_of_layers,
+    one_stdev,
     require_choices,
     require_row_of_scores,
+    require_transform,
 )
 from captum_sgcampp.formulas import ALPHAS, Derivatives
 from captum_sgcampp.layer_pass import LayerProbe
@@ -201,7 +203,7 @@ def explain(
     top_k: int = 1,
     methods: Sequence[str] = METHODS,
     n_samples: int = 25,
-    stdevs: float = 0.3,
+    stdevs: float | Sequence[float] = 0.3,
     n_samples_batch_size: int | None = None,
     generator: Generator | None = None,
     alpha: str = "bounded",
@@ -226,7 +228,8 @@ def explain(
             `logits`, as those of Hugging Face do.
         inputs: The input, (1, ...), as the model takes it.
         layers: One layer or several: modules, or dotted names in `model`.
-        targets: Indices of the classes to explain. Default: None, the `top_k` most probable
+        targets: Indices of the classes to explain; negative ones count from the end. Default: None, the `top_k` most
+            probable
         additional_forward_args: Further arguments of `model`, after the input. Default: None
         top_k: The number of classes to explain if `targets` are not given. Default: 1
         methods: Some of :data:`METHODS`, in the order of the picture's columns. Default: all
@@ -257,8 +260,8 @@ def explain(
         ValueError: `inputs` is not one example, or the model does not return one row of scores; `methods`, `layers` or
             `targets` is empty, repeats one or has an unknown one; there is not a name for each class; `photograph` is
             not an image; a layer has several tensors, or rows that are not the example, such as frames or windows; or,
-            without a `reshape_transform`, it returns tokens or has its channels last. Beyond that, whatever
-            :meth:`LayerSmoothGradCAMpp.attribute` raises.
+            without a `reshape_transform`, it surely is no map of the image: tokens, or channels that are last. Beyond
+            that, whatever :meth:`LayerSmoothGradCAMpp.attribute` raises.
 
     Example::
 
@@ -275,6 +278,10 @@ def explain(
     require_choices("methods", methods, METHODS)
     require_choice("alpha", alpha, ALPHAS)
     require_choice("derivatives", derivatives, SOURCES)
+    require_transform(reshape_transform)
+    if not isinstance(title, str):
+        raise TypeError(f"title: must be text, but is {title!r}.")
+    stdevs = one_stdev(stdevs)
     inputs = as_one_example(inputs)
     names = names_of_layers(model, layers)
     smooth = [_METHODS[method].smooth for method in methods]
@@ -355,8 +362,9 @@ def explain(
 
 
 def logits_of(output: Any) -> Any:
-    """The scores of a model that returns an object or a mapping with `logits`; anything else as it is."""
-    return output.get("logits", output) if isinstance(output, Mapping) else getattr(output, "logits", output)
+    """The scores of a model that returns an object or a mapping with a tensor of `logits`; anything else as it is."""
+    scores = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    return scores if isinstance(scores, Tensor) else output
 
 
 class _ScoreReader:

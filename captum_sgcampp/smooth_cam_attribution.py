@@ -91,8 +91,8 @@ class SmoothCamAttribution(CamAttribution):
                 or generator where it must be.
             ValueError: `n_samples`, `n_samples_batch_size` or `stdevs` is out of range; the number of `stdevs` is not
                 that of the inputs, or the number of generators not that of the examples; several copies are to share
-                a pass, and rows are not examples; or the rows of the layer depend on values, as a detector's boxes do, so
-                that noise changes them.
+                a pass, and rows are not examples; or the rows of the layer depend on values, as a detector's boxes do,
+                so that noise changes them.
 
         Warns:
             UserWarning: `n_samples` is 0; the gradient is the same for all noisy copies, so that smoothing changes

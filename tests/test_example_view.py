@@ -289,6 +289,32 @@ def test_channels_that_are_last_and_as_many_as_columns(
         shown(view, model, "block.2", (1, rows, columns, 4 * features))  # which tells nothing itself
 
 
+class Tokens(nn.Module):
+    """A transformer whose patches overlap, so that their number does not follow from sizes of patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 7, stride=4, padding=3)
+        self.norm = nn.LayerNorm(8)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.block(self.norm(self.patches(image).flatten(2).transpose(1, 2))).mean(dim=1))
+        return scores
+
+
+def test_tokens_that_only_the_layer_tells() -> None:
+    model, image = seeded(Tokens).eval(), torch.rand(1, 3, 32, 32)
+    for layer in ["norm", "block.norm1", "block"]:
+        with pytest.raises(
+            ValueError, match=r"returns tokens, \(1, 64, 8\)\. Give reshape_transform=tokens_to_map\(\)"
+        ):
+            explain(model, image, layer, [1], n_samples=0)
+    explanation = explain(model, image, "norm", [1], n_samples=0, reshape_transform=tokens_to_map(0))
+    assert explanation.maps["Grad-CAM", "norm", 1].shape == (1, 1, 8, 8)
+
+
 class LayerNorm2d(nn.LayerNorm):
     def forward(self, maps: Tensor) -> Tensor:
         return super().forward(maps.movedim(1, -1)).movedim(-1, 1)

@@ -164,6 +164,10 @@ def test_class_names_of_every_kind_that_fits(class_names: Any) -> None:
         ({"top_k": 1.5}, "top_k: must be an integer, but is 1.5"),
         ({"reshape_transform": tokens_to_map}, r"tokens_to_map: is to be called, .*tokens_to_map\(\)"),
         ({"methods": None}, "methods: must be a list, but is None"),
+        ({"reshape_transform": 5}, "reshape_transform: must be a function, .* but is 5"),
+        ({"reshape_transform": lambda _maps: None}, "reshape_transform: must return a tensor, .* returned NoneType"),
+        ({"title": 5}, "title: must be text, but is 5"),
+        ({"stdevs": "0.3"}, "stdevs: must be a number or .* but is '0.3'"),
     ],
 )
 def test_other_arguments(arguments: dict[str, Any], words: str) -> None:
@@ -174,6 +178,46 @@ def test_other_arguments(arguments: dict[str, Any], words: str) -> None:
 def test_a_target_that_is_no_class() -> None:
     with pytest.raises(IndexError, match="targets: 5 is out of range; the model has 5 classes"):
         explain(build(), X, "1", [1, 5])
+
+
+def test_negative_targets_count_from_the_end() -> None:
+    model = build()
+    explanation = explain(model, X, "1", [-1, 2], n_samples=1, class_names=list("abcde"))
+    assert explanation.targets == [4, 2]
+    assert explanation.class_name(4) == "e"
+    with pytest.raises(ValueError, match=r"targets: must be one or several different classes, but are \[-1, 4\]"):
+        explain(model, X, "1", [-1, 4], n_samples=1)
+
+
+@pytest.mark.parametrize("stdevs", [(0.3,), [0.3]])
+def test_a_list_of_one_standard_deviation(stdevs: Any) -> None:
+    given, number = (
+        explain(build(), X, "0", [1], n_samples=2, stdevs=stdev, generator=torch.Generator().manual_seed(1))
+        for stdev in (stdevs, 0.3)
+    )
+    assert given.settings == number.settings
+    assert given.recipe.stdevs == 0.3
+    assert all(torch.equal(given.maps[key], number.maps[key]) for key in number.maps)
+
+
+@pytest.mark.parametrize("stdevs", [(), (0.3, 0.3)])
+def test_standard_deviations_for_other_inputs(stdevs: Any) -> None:
+    with pytest.raises(ValueError, match="stdevs: must be one number, for the one input, but is"):
+        explain(build(), X, "1", [1], stdevs=stdevs)
+
+
+@pytest.mark.parametrize("several", [tuple, list])
+def test_several_logits_are_not_taken_for_the_whole_output(several: Callable[[Any], Any]) -> None:
+    """Advice to take [0] of the output would fail at its mapping."""
+    model = build()
+    with pytest.raises(TypeError, match=r"but returned dict\. Let it return a tensor of torch"):
+        explain(lambda image: {"logits": several([model(image)] * 2)}, X, model[1])
+
+
+def test_a_model_without_classes() -> None:
+    model = build()
+    with pytest.raises(ValueError, match=r"must return one row of scores, .* returned \(1, 0\)\. It has no classes"):
+        explain(lambda image: model(image)[:, :0], X, model[1])
 
 
 def test_a_photograph_that_is_no_image() -> None:
