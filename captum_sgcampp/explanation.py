@@ -279,8 +279,6 @@ def explain(
     require_choice("alpha", alpha, ALPHAS)
     require_choice("derivatives", derivatives, SOURCES)
     require_transform(reshape_transform)
-    if not isinstance(title, str):
-        raise TypeError(f"title: must be text, but is {title!r}.")
     stdevs = one_stdev(stdevs)
     inputs = as_one_example(inputs)
     names = names_of_layers(model, layers)
@@ -351,7 +349,7 @@ def explain(
         averages.output[0],
         maps,
         shown,
-        title,
+        str(title),
         settings,
         names_of_classes(class_names, averages.output.shape[1]),
         selection,

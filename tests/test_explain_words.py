@@ -166,7 +166,6 @@ def test_class_names_of_every_kind_that_fits(class_names: Any) -> None:
         ({"methods": None}, "methods: must be a list, but is None"),
         ({"reshape_transform": 5}, "reshape_transform: must be a function, .* but is 5"),
         ({"reshape_transform": lambda _maps: None}, "reshape_transform: must return a tensor, .* returned NoneType"),
-        ({"title": 5}, "title: must be text, but is 5"),
         ({"stdevs": "0.3"}, "stdevs: must be a number or .* but is '0.3'"),
     ],
 )

@@ -132,7 +132,8 @@ def test_titles_and_names_of_any_kind(tmp_path: Path) -> None:
     assert photograph["recipe"]["samples"] == 2
     assert {one["name"] for one in photograph["classes"]} <= set("012345")
     assert "a\udcff.jpg" not in file.read_text("utf-8")
-    assert explanation(title=Path("photo.jpg"))._repr_html_()
+    named = explanation(title=Path("photo.jpg"))
+    assert named._repr_html_() and named.picture()
 
 
 def test_scores_that_are_not_finite_are_refused(tmp_path: Path) -> None:
