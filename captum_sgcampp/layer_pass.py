@@ -79,6 +79,13 @@ class LayerPass:
         edges = [captured.live_edge() for tensor in self.tensors for captured in tensor.by_device]
         options = {"allow_unused": True, **grad_kwargs}
         fill_with_zeros = options.pop("materialize_grads", False)  # torch fills them in for tensors, not for edges
+        for tensor in self.tensors:
+            if any(captured.checkpointed for captured in tensor.by_device) and not fill_with_zeros:
+                raise ValueError(
+                    f"layer: the score at this target does not depend on the tensor of {tensor.name}, because the "
+                    "model runs it in a reentrant checkpoint, which does not record it. Choose a layer outside it, or "
+                    "call torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
+                )
         found = iter(_gradients_at(scores, edges, options))
         return [
             tuple(
@@ -326,12 +333,6 @@ def _gradient_or_zeros(
         return gradient
     if fill_with_zeros:
         return torch.zeros(captured.value.shape, dtype=captured.value.dtype, device=scores.device)
-    if captured.checkpointed:
-        raise ValueError(
-            f"layer: the score at this target does not depend on the tensor of {layer}, because the model runs it in a "
-            "reentrant checkpoint, which does not record it. Choose a layer outside it, or call "
-            "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
-        )
     raise ValueError(
         f"layer: the score at this target does not depend on the tensor of {layer}, or the graph between the two "
         "is cut (by torch.no_grad or detach). Choose a layer that the score is computed from. If only one of a "

@@ -416,6 +416,7 @@ def test_results_do_not_matter() -> None:
     assert [fingerprint(callee) for callee in (one, module, count)] == before
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 def test_what_cannot_be_looked_into_raises_nothing() -> None:
     class Hostile:
         def __reduce_ex__(self, _protocol: Any) -> Any:

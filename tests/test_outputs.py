@@ -190,6 +190,7 @@ def test_a_name_of_a_layer_that_is_gone(make: Callable[[nn.Module], Any], words:
         LayerGradCamPlusPlus(made, name).attribute(cut_inputs(), TARGETS)
 
 
+@pytest.mark.skipif(torch.__version__ < "2.5", reason="earlier versions cannot unflatten a child of a Sequential")
 def test_what_is_advised_for_an_exported_program_works() -> None:
     model = model_to_compile()
     unflattened: Any = torch.export.unflatten(torch.export.export(model, (cut_inputs(),)))

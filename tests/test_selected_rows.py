@@ -204,7 +204,7 @@ class Places(nn.Module):
         super().__init__()
         self.rows_of = rows_of
         self.layer = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh())
-        self.head = nn.Sequential(nn.Flatten(), nn.LazyLinear(CLASSES))
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, CLASSES))
 
     def forward(self, inputs: Tensor) -> Tensor:
         rows = self.layer(self.rows_of(inputs))
@@ -228,5 +228,4 @@ class Places(nn.Module):
 def test_frames_and_windows_are_not(shape: tuple[int, ...], rows_of: Callable[[Tensor], Tensor]) -> None:
     inputs = images(*shape)
     model = seeded(lambda: Places(rows_of)).double()
-    model(inputs)
     assert len(smooth_map(model, "layer", inputs)) == len(rows_of(inputs))
