@@ -1,6 +1,5 @@
 """Finds the modules that a function may call, without running anything."""
 
-import dis
 import functools
 import sys
 import threading
@@ -25,6 +24,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Module
 
+from captum_sgcampp.bytecode import codes_of, global_names_of, is_installed
+
 _MOST_OBJECTS = 1_000
 """How many objects are looked into; more cost time, and functions that reach further are rather programs."""
 _LONGEST = 10_000
@@ -35,9 +36,6 @@ _OF_EVERY_MODULE = frozenset(vars(Module()))
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _LIBRARIES = frozenset({"torch", "numpy", "captum"}) | sys.stdlib_module_names
 """Where functions have no models of their own."""
-_INSTALLED = "site-packages"
-"""A part of the path of installed packages, whose functions are not searched for global names: that would take long."""
-_READ_GLOBALS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 _CONTAINERS = frozenset({list, tuple, dict})
 _CALLED = (Module, FunctionType, MethodType, functools.partial)
 _KEPT_IN_CLASSES = (Module, FunctionType, staticmethod, classmethod, functools.partial, list, tuple, dict)
@@ -142,8 +140,8 @@ def _of_function(function: FunctionType) -> Iterator[Any]:
     yield from (function.__kwdefaults__ or {}).values()
     yield from vars(function).values()  # such as __wrapped__
     space = function.__globals__
-    if str(space.get("__name__")).partition(".")[0] in _LIBRARIES or _INSTALLED in function.__code__.co_filename:
-        return
+    if str(space.get("__name__")).partition(".")[0] in _LIBRARIES or is_installed(function.__code__.co_filename):
+        return  # to search installed packages would take long
     names = dict.fromkeys(_names_in(function.__code__))
     candidates = [name for name in names if name in space and _may_lead_on(space[name])]
     if candidates:
@@ -156,28 +154,13 @@ def _of_function(function: FunctionType) -> Iterator[Any]:
             yield from _named(sys.modules[name], names)
 
 
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    """A function's code, and that of the functions within it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)
-
-
 def _names_in(code: CodeType) -> Iterator[str]:
     """All names in a function's code: of globals, attributes and Python modules."""
-    return (name for part in _codes(code) for name in part.co_names)
+    return (name for part in codes_of(code) for name in part.co_names)
 
 
-@functools.lru_cache(maxsize=_MOST_OBJECTS)  # to read code takes longer than all else
-def _global_names_in(code: CodeType) -> frozenset[str]:
-    """The names of globals in a function's code, without those of attributes."""
-    return frozenset(
-        instruction.argval
-        for part in _codes(code)
-        for instruction in dis.get_instructions(part)
-        if instruction.opname in _READ_GLOBALS
-    )
+_global_names_in = functools.lru_cache(maxsize=_MOST_OBJECTS)(global_names_of)
+"""Remembers, because to read code takes longer than all else."""
 
 
 def _named(value: Any, names: Iterable[str]) -> Iterator[Any]:
@@ -217,7 +200,7 @@ def _may_lead_on(value: Any) -> bool:
 def _is_installed(module: str) -> bool:
     """Whether a Python module, by name, is of an installed package."""
     file = getattr(sys.modules.get(module), "__file__", None)  # None in a notebook
-    return module.partition(".")[0] in _LIBRARIES or _INSTALLED in str(file)
+    return module.partition(".")[0] in _LIBRARIES or is_installed(str(file))
 
 
 def _of_instance(value: Any) -> Iterator[Any]:

@@ -23,13 +23,13 @@ class ExampleView(LayerView):
     Args:
         inputs_shape: The shape of the input.
         patch_grids: The grids of its patches, if it is an image and the model a transformer.
-        models: The modules of the model, as far as they are seen, if the input is an image.
+        modules: The modules of the model, as far as they are seen, if the input is an image.
         layers: The layers by their names in messages, as far as they are known.
     """
 
     inputs_shape: tuple[int, ...] = ()
     patch_grids: frozenset[tuple[int, int]] = frozenset()
-    models: tuple[Module, ...] = ()
+    modules: tuple[Module, ...] = ()
     layers: dict[str, Module] = field(default_factory=dict)
 
     @classmethod
@@ -52,7 +52,7 @@ class ExampleView(LayerView):
             compute_all_channels,
             shape,
             frozenset[tuple[int, int]]().union(*(patch_grids(found, shape) for found in models)),
-            tuple(models),
+            tuple(module for found in models for module in found.modules()),
             {layer_name(model, layer): layer for layer in layers},
         )
 
@@ -129,7 +129,7 @@ class ExampleView(LayerView):
             return True
         if self._has_aspect(rows, columns):
             return False
-        told = not self._has_unequal_strides() and columns in layouts.features_that_are_last(self._modules())
+        told = not self._has_unequal_strides() and columns in layouts.features_that_are_last(self.modules)
         return told or not self._may_be_unequal_strides(rows, columns)
 
     def _can_be_map(self, shape: tuple[int, ...], layer: str) -> bool:
@@ -148,7 +148,7 @@ class ExampleView(LayerView):
         # Each stride and each padding rounds anew.
         least = max(height / (rows + 1.5), width / (columns + 1.5))
         most = min(height / max(rows - 1.5, 0.1), width / max(columns - 1.5, 0.1))
-        return least < most or not layouts.keep_the_aspect(self._modules())
+        return least < most or not layouts.keep_the_aspect(self.modules)
 
     def _has_aspect(self, rows: int, columns: int) -> bool:
         """Whether it has the proportions of the image; it may also be enlarged."""
@@ -164,13 +164,10 @@ class ExampleView(LayerView):
 
     def _parent(self, layer: str) -> Module | None:
         module = self.layers.get(layer)
-        return None if module is None else layouts.parent_of(module, self._modules())
+        return None if module is None else layouts.parent_of(module, self.modules)
 
     def _has_unequal_strides(self) -> bool:
-        return layouts.have_unequal_strides(self._modules())
-
-    def _modules(self) -> list[Module]:
-        return [module for model in self.models for module in model.modules()]
+        return layouts.have_unequal_strides(self.modules)
 
     def _are_tokens(self, number: int) -> bool:
         """Whether so many can be the tokens of the model's patches, with those before them."""

@@ -25,6 +25,7 @@ from captum_sgcampp.layer_capture import Captured, LayerCapture
 from captum_sgcampp.layers import layer_name
 from captum_sgcampp.outputs import require_consumed, require_scores
 from captum_sgcampp.pass_state import PassState
+from captum_sgcampp.rounding import ROUNDING, relative_difference
 from captum_sgcampp.saved_tensors import DiscardedError, SavedTensors
 from captum_sgcampp.targets import select_scores
 from captum_sgcampp.unfused import unfused
@@ -342,8 +343,4 @@ def _gradient_or_zeros(
 
 def _equal_up_to_rounding(output: Tensor, plain: Tensor) -> bool:
     """Whether two outputs are equal up to rounding."""
-    finite = plain.isfinite()
-    if not torch.equal(finite, output.isfinite()):
-        return False
-    difference, size = (output - plain)[finite].abs(), plain[finite].abs()
-    return not size.numel() or bool(difference.max() <= 64 * torch.finfo(plain.dtype).eps * size.max())
+    return relative_difference([output], [plain]) <= ROUNDING * torch.finfo(plain.dtype).eps

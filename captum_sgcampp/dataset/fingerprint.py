@@ -17,7 +17,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from captum_sgcampp.bytecode import global_names_of, instructions_of, is_installed
 from captum_sgcampp.layers import unwrap
 
 MAX_DEPTH = 50
@@ -84,11 +84,7 @@ def is_own(module: str | None) -> bool:
     if package in _WITH_VERSIONS or package in sys.stdlib_module_names - {"__main__"}:
         return False
     file = getattr(sys.modules.get(module or ""), "__file__", None)
-    return not file or not _is_installed(file)
-
-
-def _is_installed(file: str) -> bool:
-    return not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
+    return not file or not is_installed(file)
 
 
 def name_of(value: Any) -> str:
@@ -167,18 +163,17 @@ class _Description:
 
     def _function(self, function: FunctionType) -> str:
         code = function.__code__
-        instructions = list(_instructions(code))
-        results = _results(code)
+        instructions = list(instructions_of(code))
+        results, globals_read = _results(code), global_names_of(code)
         closure = {
             name: cell
             for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)
             if name not in results
         }
-        names = {one.argval for one in instructions if "LOAD_GLOBAL" in one.opname or one.opname == "LOAD_NAME"}
         known = {
             name: value
             for name, value in function.__globals__.items()
-            if name in names - results and is_own(function.__module__)
+            if name in globals_read - results and is_own(function.__module__)
         }
         # What a function calls as an attribute of a module of one's own, as in `helpers.scale(x)`, or imports from it.
         attributes = {one.argval for one in instructions if _is_attribute(one) or one.opname == "IMPORT_FROM"}
@@ -262,14 +257,6 @@ def _hashed(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def _instructions(code: CodeType) -> Iterator[dis.Instruction]:
-    """The instructions of a function and of the functions within it."""
-    yield from dis.get_instructions(code)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _instructions(constant)
-
-
 def _imported(function: FunctionType, instructions: Iterable[dis.Instruction]) -> Iterator[Any]:
     """The modules of one's own that a function imports when it is called; they are imported now."""
     package = str(function.__globals__.get("__package__") or "")
@@ -291,7 +278,7 @@ def _is_of_user(name: str) -> bool:
     """Whether a module that may not be imported yet is the user's own."""
     package = name.partition(".")[0]
     spec = None if package in sys.modules else importlib.util.find_spec(package)
-    return is_own(name) and not _is_installed(str(spec.origin if spec else ""))
+    return is_own(name) and not is_installed(str(spec.origin if spec else ""))
 
 
 def _of_modules(modules: Iterable[Any], attributes: set[str]) -> dict[str, Any]:
@@ -310,7 +297,7 @@ def _of_modules(modules: Iterable[Any], attributes: set[str]) -> dict[str, Any]:
 
 def _results(code: CodeType) -> set[str]:
     """The variables beyond its own that code only assigns to or counts up, and never uses otherwise."""
-    instructions = list(_instructions(code))
+    instructions = list(instructions_of(code))
     assigned = {one.argval for one in instructions if one.opname in {"STORE_GLOBAL", "STORE_DEREF"}}
     return assigned - _used(instructions, "STORE_GLOBAL", "STORE_DEREF")
 
@@ -335,7 +322,7 @@ def _counts_up(instructions: list[dis.Instruction], number: int) -> bool:
 def _assigned_in_calls(kind: type) -> frozenset[str]:
     """The attributes that a class assigns to in calls of its objects and never uses: results, such as a counter."""
     functions = [
-        (name, list(_instructions(function.__code__)))
+        (name, list(instructions_of(function.__code__)))
         for base in kind.__mro__
         if base not in {Module, object}
         for name, value in vars(base).items()
