@@ -6,7 +6,6 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from captum_sgcampp import user_warnings
 from captum_sgcampp._captum import ExpansionTypes, _expand_additional_forward_args
@@ -145,7 +144,7 @@ class NoisyPasses(Generic[Result]):
             again=lambda: run(1)[0],
             repeated=lambda: run(len(samples) + 1),
             dtypes={tensor.dtype for tensor in (*alone, *self.inputs)},
-            certainly=any(isinstance(part, _BatchNorm) and _joins_examples(part) for part in self.probe.modules),
+            modules=self.probe.modules,
         )
         undo()
         return found
@@ -155,10 +154,6 @@ class NoisyPasses(Generic[Result]):
         if n_samples == 1:
             return self.forward_args
         return _expand_additional_forward_args(self.forward_args, n_samples, ExpansionTypes.repeat) or ()
-
-
-def _joins_examples(module: _BatchNorm) -> bool:
-    return module.training or module.running_mean is None
 
 
 def _one_by_one(copies: Inputs, n_samples: int) -> list[tuple[Inputs, int]]:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import Module
+from torch.nn.modules.batchnorm import _BatchNorm
 
 ROUNDING, OF_HALF = 64, 2
 """A difference of less than this many units in the last place of the largest value is rounding.
@@ -56,7 +58,7 @@ def are_influenced(
     again: Callable[[], Sequence[Tensor]],
     repeated: Callable[[], Iterable[Sequence[Tensor]]],
     dtypes: Iterable[torch.dtype],
-    certainly: bool = False,
+    modules: Iterable[Module],
 ) -> bool:
     """Whether what a model returns for some rows depends on the other rows of the pass.
 
@@ -68,12 +70,13 @@ def are_influenced(
         repeated: Runs a pass of copies of these rows, as large as that with the others, which shows how much rounding
             and randomness there is in it. Yields the same for each copy. Not called without need.
         dtypes: What the model computes in, as far as can be seen; the least precise counts.
-        certainly: Whether any difference above rounding is enough, because the model is known for it.
+        modules: The modules of the model, each by itself. With a batch norm that joins the examples, any difference
+            above rounding is enough, also if the model is random.
     """
     epsilon = max(_epsilon(dtype, samples.device) for dtype in dtypes)
     bound = min(ROUNDING * epsilon, max(ROUNDING * torch.finfo(torch.float32).eps, OF_HALF * epsilon))
     difference = relative_difference(together, alone, samples)
-    if difference <= bound or certainly:
+    if difference <= bound or any(map(_joins_examples, modules)):
         return difference > bound
     by_itself = relative_difference(again(), alone, samples)
     if by_itself <= bound and difference > LARGEST_ROUNDING:
@@ -83,6 +86,10 @@ def are_influenced(
         return difference > 2 * control + bound
     # Two runs of a random model are as different as equal copies, but for luck.
     return control > 100 * by_itself or difference > 4 * control + bound
+
+
+def _joins_examples(module: Module) -> bool:
+    return isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
 
 
 def _epsilon(dtype: torch.dtype, device: torch.device) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, Maps, attribute_dataset
+from captum_sgcampp.dataset.neighbours import Outcome, depends_on_neighbours
 
 pytest.importorskip("safetensors", reason="maps need the extra maps")
 
@@ -205,3 +206,15 @@ def test_an_image_that_is_refused_alone_decides_nothing(tmp_path: Path) -> None:
         found = run(tmp_path / "3", model(), Subset(data(), order), LayerGradCamPlusPlus, batch_size=3)
     assert found.errors == wanted.errors == {"6": "RuntimeError: refused"}
     assert_same(found, wanted)
+
+
+def test_the_trial_leaves_statistics_and_random_numbers_alone() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.1), nn.Flatten()).train()
+    images = torch.rand(5, 3, 6, 6)
+    output = model(images)
+    before = [buffer.clone() for buffer in model.buffers()]
+    random = torch.get_rng_state()
+    modules = [*model.modules()]
+    assert depends_on_neighbours(images, output, lambda some: Outcome(model(some).detach(), {torch.float32}), modules)
+    assert all(map(torch.equal, model.buffers(), before))
+    assert torch.equal(torch.get_rng_state(), random)

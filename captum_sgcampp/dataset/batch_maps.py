@@ -13,6 +13,7 @@ from torch.nn import Module
 
 from captum_sgcampp._captum import TargetType, _format_additional_forward_args, _run_forward
 from captum_sgcampp.cam_attribution import CamAttribution, SeveralTargets
+from captum_sgcampp.closures import modules_of
 from captum_sgcampp.dataset.neighbours import Outcome
 from captum_sgcampp.dataset.targets import BatchTarget, ImageTarget, Targets
 from captum_sgcampp.layer_pass import LayerPass, LayerProbe
@@ -62,6 +63,12 @@ class BatchMaps:
         return list(self.method.layer) if isinstance(self.method.layer, list) else [self.method.layer]
 
     @property
+    def modules(self) -> list[Module]:
+        """The modules of the model, as far as they are seen, and the layers, each by itself."""
+        models = [*modules_of(self.method.forward_func), *self.layers]
+        return list(dict.fromkeys(part for model in models for part in model.modules()))
+
+    @property
     def layer_names(self) -> list[str]:
         """Their dotted names in the model; a number where a layer is not in it."""
         names = [dotted_name(self.method.forward_func, layer) for layer in self.layers]
@@ -108,8 +115,7 @@ class BatchMaps:
         """Runs the model as :meth:`__call__` does without noise."""
         images = images.to(self.device, copy=True)  # some models write into it
         forward_args = _format_additional_forward_args(self.arguments.get("additional_forward_args")) or ()
-        modules = [module for module in (self.method.forward_func, *self.layers) if isinstance(module, Module)]
-        weights = {weight.dtype for module in modules for weight in module.parameters() if weight.is_floating_point()}
+        weights = {weight.dtype for module in self.modules for weight in module.parameters(recurse=False)}
         if not isinstance(self.method, CamAttribution):
             with torch.no_grad():
                 output: Any = _run_forward(self.method.forward_func, images, None, forward_args)

@@ -169,7 +169,7 @@ class Run:
     def _are_alone(self, images: Tensor, output: Tensor) -> bool:
         """Whether the images of the first batch do not influence one another, and so not those of others either."""
         if self._may_share is None:
-            self._may_share = not depends_on_neighbours(images, output, self._maps_of.run)
+            self._may_share = not depends_on_neighbours(images, output, self._maps_of.run, self._maps_of.modules)
             if not self._may_share:
                 user_warnings.warn(user_warnings.images_influence_one_another())
         return self._may_share
