@@ -13,6 +13,42 @@ from captum_sgcampp.picture import COLOR_MAP
 if TYPE_CHECKING:
     from captum_sgcampp.explanation import Explanation
 
+METHODS = [
+    {
+        "name": "Grad-CAM",
+        "class_name": "captum.attr.LayerGradCam",
+        "smooth": False,
+        "takes_alpha": False,
+        "without_noise": "captum.attr.LayerGradCam",
+    },
+    {
+        "name": "Grad-CAM++",
+        "class_name": "captum_sgcampp.LayerGradCamPlusPlus",
+        "smooth": False,
+        "takes_alpha": True,
+        "without_noise": "captum_sgcampp.LayerGradCamPlusPlus",
+    },
+    {
+        "name": "Smooth Grad-CAM++",
+        "class_name": "captum_sgcampp.LayerSmoothGradCAMpp",
+        "smooth": True,
+        "takes_alpha": True,
+        "without_noise": "captum_sgcampp.LayerGradCamPlusPlus",
+    },
+    {
+        "name": "Smooth Layer-CAM",
+        "class_name": "captum_sgcampp.LayerSmoothLayerCAM",
+        "smooth": True,
+        "takes_alpha": False,
+        "without_noise": "captum_sgcampp.LayerSmoothLayerCAM",
+    },
+]
+"""What the page's calls need to know of each method: its class, whether it averages over the noise, whether it takes
+the form of alpha and the source of the derivatives, and the class that computes it without noise."""
+
+OPENING = "Smooth Grad-CAM++"
+"""The method that the page shows first, if it was explained; otherwise it is the first one."""
+
 MAX_BYTES = 3_000_000
 """The largest size of the layers of one photograph in a page."""
 
@@ -32,6 +68,7 @@ def contents(explanations: Sequence["Explanation"], max_bytes: int) -> dict[str,
     colors = mpl.colormaps[COLOR_MAP](np.arange(256), bytes=True)
     return {
         "colors": pack_colors(colors),
+        "methods": METHODS,
         "photographs": [_photograph(explanation, max_bytes) for explanation in explanations],
     }
 
@@ -45,15 +82,17 @@ def _photograph(explanation: "Explanation", max_bytes: int) -> dict[str, Any]:
     if not layers:
         raise ValueError("layers: the page can show none. " + " ".join(one["why"] for one in left_out))
     recipe = explanation.recipe
+    methods = list(dict.fromkeys(method for method, _, _ in explanation.maps))
     return {
         "title": str(explanation.title),
         "model": recipe.model_name,
         "image": pack_photograph(explanation.photograph),
         "classes": [_class(explanation, target) for target in explanation.targets],
-        "methods": list(dict.fromkeys(method for method, _, _ in explanation.maps)),
+        "methods": methods,
         "layers": layers,
         "leftOut": left_out,
         "opening": {
+            "method": OPENING if OPENING in methods else methods[0],
             "filters": list(dict.fromkeys(explanation.selection.filters or ())),
             "neurons": list(dict.fromkeys(explanation.selection.subset or ())),
             "region": explanation.selection.region,
