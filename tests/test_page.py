@@ -1,14 +1,18 @@
 """Writing the page: what it holds, how large it is, what is left out, and that it is written whole or not at all."""
 
+import base64
 import dataclasses
+import importlib
 import json
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from captum.attr import LayerAttribution
 from models import cut_model, images, seeded
 from torch import Generator, Tensor, nn
 
@@ -17,6 +21,7 @@ from captum_sgcampp.explanation import METHODS
 from captum_sgcampp.explanation.recipe import seed_of
 from captum_sgcampp.layers import last_maps
 from captum_sgcampp.page import MAX_BYTES, save_page
+from captum_sgcampp.page.packing import pack_halves
 
 
 def explanation(**arguments: Any) -> Explanation:
@@ -141,6 +146,23 @@ def test_scores_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     explained.scores[0] = torch.inf
     with pytest.raises(ValueError, match="model: has scores that are not finite"):
         explained.save_page(tmp_path / "page.html")
+
+
+@pytest.mark.parametrize("largest", [1e-44, 1e-40, 1.0, 3e38])
+def test_halves_are_finite_and_near_whatever_the_unit(largest: float) -> None:
+    values = torch.tensor([largest, -largest / 3, 0.0])
+    packed = pack_halves(values)
+    halves = np.frombuffer(zlib.decompress(base64.b64decode(packed["data"])), "<f2")
+    np.testing.assert_allclose(halves.astype(float) * packed["scale"], values.double(), rtol=2**-11)
+
+
+def test_it_knows_the_class_of_each_method(tmp_path: Path) -> None:
+    explanation().save_page(tmp_path / "page.html")
+    methods = data(tmp_path / "page.html")["methods"]
+    assert [method["name"] for method in methods] == list(METHODS)
+    for path in {path for method in methods for path in (method["class_name"], method["without_noise"])}:
+        module, _, name = path.rpartition(".")
+        assert issubclass(getattr(importlib.import_module(module), name), LayerAttribution)
 
 
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:

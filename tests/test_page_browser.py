@@ -309,6 +309,23 @@ def test_controls_have_names(page: Any) -> None:
     assert label.startswith("Smooth Grad-CAM++ map of 1 for fox, maximum ")
 
 
+def test_what_is_pointed_at_no_more_is_shown_no_more(page: Any) -> None:
+    whole = page.evaluate("[...shownMap()]")
+    page.locator("#picture").focus()
+    for keys in ["ArrowDown", "Shift+ArrowDown"]:
+        page.keyboard.press(keys)
+    assert page.evaluate("[...shownMap()]") != whole  # a region is being drawn
+    region = page.locator("#picture").get_attribute("aria-label")
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate("[...shownMap()]") == whole
+    label = page.locator("#picture").get_attribute("aria-label")
+    assert label != region
+    page.locator("#methods label").first.hover()
+    assert page.locator("#picture").get_attribute("aria-label").startswith("Grad-CAM map")
+    page.keyboard.press("ArrowUp")
+    assert page.locator("#picture").get_attribute("aria-label") == label
+
+
 def test_class_method_and_layer(page: Any) -> None:
     maps = {tuple(page.evaluate("[...shownMap()]"))}
     page.locator("#classes label").nth(2).hover()

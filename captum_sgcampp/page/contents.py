@@ -7,47 +7,12 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 
+from captum_sgcampp.methods import catalogue
 from captum_sgcampp.page.packing import pack_colors, pack_floats, pack_halves, pack_photograph
 from captum_sgcampp.picture import COLOR_MAP
 
 if TYPE_CHECKING:
     from captum_sgcampp.explanation import Explanation
-
-METHODS = [
-    {
-        "name": "Grad-CAM",
-        "class_name": "captum.attr.LayerGradCam",
-        "smooth": False,
-        "takes_alpha": False,
-        "without_noise": "captum.attr.LayerGradCam",
-    },
-    {
-        "name": "Grad-CAM++",
-        "class_name": "captum_sgcampp.LayerGradCamPlusPlus",
-        "smooth": False,
-        "takes_alpha": True,
-        "without_noise": "captum_sgcampp.LayerGradCamPlusPlus",
-    },
-    {
-        "name": "Smooth Grad-CAM++",
-        "class_name": "captum_sgcampp.LayerSmoothGradCAMpp",
-        "smooth": True,
-        "takes_alpha": True,
-        "without_noise": "captum_sgcampp.LayerGradCamPlusPlus",
-    },
-    {
-        "name": "Smooth Layer-CAM",
-        "class_name": "captum_sgcampp.LayerSmoothLayerCAM",
-        "smooth": True,
-        "takes_alpha": False,
-        "without_noise": "captum_sgcampp.LayerSmoothLayerCAM",
-    },
-]
-"""What the page's calls need to know of each method: its class, whether it averages over the noise, whether it takes
-the form of alpha and the source of the derivatives, and the class that computes it without noise."""
-
-OPENING = "Smooth Grad-CAM++"
-"""The method that the page shows first, if it was explained; otherwise it is the first one."""
 
 MAX_BYTES = 3_000_000
 """The largest size of the layers of one photograph in a page."""
@@ -68,9 +33,26 @@ def contents(explanations: Sequence["Explanation"], max_bytes: int) -> dict[str,
     colors = mpl.colormaps[COLOR_MAP](np.arange(256), bytes=True)
     return {
         "colors": pack_colors(colors),
-        "methods": METHODS,
+        "methods": [_method(method) for method in catalogue.by_name().values()],
         "photographs": [_photograph(explanation, max_bytes) for explanation in explanations],
     }
+
+
+def _method(method: catalogue.Method) -> dict[str, Any]:
+    """What the page's calls need to know of a method."""
+    return {
+        "name": method.name,
+        "class_name": _path(method),
+        "smooth": method.is_smooth,
+        "takes_alpha": method.takes("alpha"),
+        # A smooth class that the table has not without noise is that itself: it adds none by default.
+        "without_noise": _path(catalogue.by_name().get(method.without_noise or "", method)),
+    }
+
+
+def _path(method: catalogue.Method) -> str:
+    """The class to call, which is Captum's own where it has one, with its module."""
+    return f"captum.attr.{method.captums}" if method.captums else f"{method.module}.{method.class_name}"
 
 
 def _photograph(explanation: "Explanation", max_bytes: int) -> dict[str, Any]:
@@ -92,7 +74,7 @@ def _photograph(explanation: "Explanation", max_bytes: int) -> dict[str, Any]:
         "layers": layers,
         "leftOut": left_out,
         "opening": {
-            "method": OPENING if OPENING in methods else methods[0],
+            "method": catalogue.DEFAULT if catalogue.DEFAULT in methods else methods[0],
             "filters": list(dict.fromkeys(explanation.selection.filters or ())),
             "neurons": list(dict.fromkeys(explanation.selection.subset or ())),
             "region": explanation.selection.region,
