@@ -5,13 +5,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from captum_sgcampp import __version__
+from captum_sgcampp.cli.options import (
+    DEFAULT_MODEL,
+    EXAMPLE,
+    FROM_STDIN,
+    AttributionOptions,
+    DatasetOptions,
+    NetworkOptions,
+    Options,
+)
 
-DEFAULT_MODEL = "efficientnet_lite0"
-"""A network whose weights come with pip."""
-EXAMPLE = "camera"
-"""The photograph that is explained if none is given; it comes with scikit-image."""
-FROM_STDIN = Path("-")
-"""The argument that stands for standard input."""
 METHODS = ("grad-cam", "grad-cam++", "smooth-grad-cam++", "smooth-layer-cam")
 """The methods of :func:`captum_sgcampp.explain`, as the command spells them."""
 ALPHAS = ("bounded", "eq5", "eq7")
@@ -44,7 +47,7 @@ changes nothing where everything above a layer is affine:
 """
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None = None) -> Options:
     """Parses the arguments of the command.
 
     Args:
@@ -54,33 +57,62 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         SystemExit: They are wrong, or ask for help or the version.
     """
     parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.region and len(options.subset or ()) != 2:
+    given = parser.parse_args(arguments)
+    if given.region and len(given.subset or ()) != 2:
         parser.error("argument --region: needs two opposite corners of a box, such as --subset 2,4 9,10 --region")
-    options.filters = options.filters and list(dict.fromkeys(options.filters))
-    if options.images.count(FROM_STDIN) > 1:
+    if given.images.count(FROM_STDIN) > 1:
         parser.error("argument PHOTOGRAPH: standard input, -, can be read only once")
-    _check_maps(parser, options)
-    return options
+    if given.maps is None:
+        _refuse_options_of_maps(parser, given)
+    else:
+        _refuse_options_beside_maps(parser, given)
+    return _options(given)
 
 
-def _check_maps(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Refuses what does not go together with `--maps`, or has no meaning without it."""
-    if options.maps is None:
-        given = {
-            "batch-size": options.batch_size,
-            "workers": options.workers,
-            "retry-failed": options.retry_failed or None,
-        }
-        for flag in (flag for flag, value in given.items() if value is not None):
-            parser.error(f"argument --{flag}: is for --maps")
-        return
-    if FROM_STDIN in options.images:
+def _refuse_options_of_maps(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Refuses what has no meaning without `--maps`."""
+    options = {
+        "batch-size": given.batch_size,
+        "workers": given.workers,
+        "retry-failed": given.retry_failed or None,
+    }
+    for flag in (flag for flag, value in options.items() if value is not None):
+        parser.error(f"argument --{flag}: is for --maps")
+
+
+def _refuse_options_beside_maps(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Refuses what does not go together with `--maps`."""
+    if FROM_STDIN in given.images:
         parser.error("argument --maps: needs files, and standard input, -, is none")
-    if options.top_k > 1:
+    if given.top_k > 1:
         parser.error("argument --maps: is for the most probable class or --target, not for --top-k")
-    if len(options.methods or ()) > 1:
+    if len(given.methods or ()) > 1:
         parser.error("argument --maps: is for one method at a time")
+
+
+def _options(given: argparse.Namespace) -> Options:
+    return Options(
+        images=tuple(given.images),
+        network=NetworkOptions(given.model, given.weights, given.classes, given.device),
+        list_layers=given.list_layers,
+        layers=tuple(given.layer or ()),
+        targets=tuple(given.target),
+        top_k=given.top_k,
+        attribution=AttributionOptions(
+            methods=tuple(given.methods or ()),
+            alpha=given.alpha,
+            n_samples=given.n_samples,
+            stdevs=given.stdevs,
+            seed=given.seed,
+            filters=tuple(dict.fromkeys(given.filters)) if given.filters else None,
+            subset=tuple(given.subset) if given.subset else None,
+            region=given.region,
+        ),
+        scale=given.scale,
+        output=given.output,
+        page=given.page,
+        dataset=DatasetOptions(given.maps, given.batch_size, given.workers, given.retry_failed) if given.maps else None,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -282,7 +314,7 @@ def _deviation(text: str) -> float:
     return number
 
 
-def _coordinate(text: str) -> tuple[int, ...]:
+def _coordinate(text: str) -> tuple[int, int]:
     try:
         row, column = map(int, text.split(","))
     except ValueError as error:

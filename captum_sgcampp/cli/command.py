@@ -1,15 +1,13 @@
 """The command: one explanation after the other, its messages, and the exit status."""
 
-import argparse
 import io
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from tqdm.auto import tqdm
 
 from captum_sgcampp import Explanation, explain
@@ -18,19 +16,20 @@ from captum_sgcampp.cli.classifier import ChosenLayers, Classifier
 from captum_sgcampp.cli.errors import CommandError, described, in_the_commands_words, one_line
 from captum_sgcampp.cli.maps import default_device, is_first_process, write_maps
 from captum_sgcampp.cli.networks import load_classifier
+from captum_sgcampp.cli.options import AttributionOptions, NetworkOptions, Options
 from captum_sgcampp.cli.outputs import page_file, picture_files, write_page, write_picture
-from captum_sgcampp.cli.photographs import find
+from captum_sgcampp.cli.photographs import Photograph, find
 from captum_sgcampp.explanation import METHODS as EXPLAINED
 
 N_PRINTED = 5
 """The number of most probable classes that are printed."""
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Runs the command.
 
     Args:
-        options: What :func:`captum_sgcampp.cli.arguments.parse` returned.
+        options: What the user asked for.
 
     Returns:
         The exit status: 0, or 2 if anything could not be done.
@@ -44,33 +43,33 @@ def run(options: argparse.Namespace) -> int:
             return _fail(error)
 
 
-def _run(options: argparse.Namespace) -> int:
-    device = _device(options.device)
+def _run(options: Options) -> int:
+    device = _device(options.network.device)
     if options.list_layers:
-        _print_layers(load_classifier(options.model, device, options.weights, options.classes))
+        _print_layers(_load(options.network, device))
         return 0
     photographs = find(options.images)
     several = len(photographs) > 1 or any(image.is_dir() for image in options.images)
-    read = [file for file in (options.weights, options.classes) if file]
+    read = options.network.files
     pictures: list[Path] | list[None] = [None] * len(photographs)
     if not options.page or options.output:
         pictures = picture_files(photographs, options.output, read, several=several)
     page = page_file(options.page, photographs, read) if options.page else None
-    classifier = load_classifier(options.model, device, options.weights, options.classes)
+    classifier = _load(options.network, device)
     classifier.require_scores()
     layers = classifier.choose(
-        options.layer or classifier.default_layers(of_each_resolution=bool(page and not options.output))
+        options.layers or classifier.default_layers(of_each_resolution=bool(page and not options.output))
     )
-    targets = list(dict.fromkeys(classifier.class_index(target) for target in options.target))
+    targets = list(dict.fromkeys(classifier.class_index(target) for target in options.targets))
 
     status, explanations = 0, []
-    if options.maps:
-        status = 2 if write_maps(classifier, layers, targets, photographs, options) else 0
+    if options.dataset:
+        status = 2 if write_maps(classifier, layers, targets, photographs, options.attribution, options.dataset) else 0
         if not (options.output or page) or not is_first_process():
             return status
     for photograph, picture in tqdm(list(zip(photographs, pictures, strict=True)), desc="Images", disable=not several):
         try:
-            explanation = _explain(classifier, layers, targets, options, photograph.name, photograph.open())
+            explanation = _explain(classifier, layers, targets, options.top_k, options.attribution, photograph)
             if picture:
                 write_picture(_drawn(explanation, options.scale), picture)
         except CommandError as error:
@@ -85,42 +84,47 @@ def _run(options: argparse.Namespace) -> int:
     return status
 
 
+def _load(network: NetworkOptions, device: torch.device) -> Classifier:
+    return load_classifier(network.name, device, network.weights, network.classes)
+
+
 def _explain(
     classifier: Classifier,
     layers: ChosenLayers,
-    targets: list[int],
-    options: argparse.Namespace,
-    name: str,
-    photograph: Image.Image,
+    targets: Sequence[int],
+    top_k: int,
+    attribution: AttributionOptions,
+    photograph: Photograph,
 ) -> Explanation:
+    image = photograph.open()
     try:
-        inputs = classifier.inputs(photograph)
+        inputs = classifier.inputs(image)
         return explain(
             classifier.model,
             inputs,
             layers.names,
             targets or None,
-            top_k=min(options.top_k, classifier.n_classes),
-            methods=_methods(options),
-            n_samples=options.n_samples,
-            stdevs=options.stdevs,
-            generator=torch.Generator(inputs.device).manual_seed(options.seed),  # the same noise for every photograph
-            alpha=options.alpha,
+            top_k=min(top_k, classifier.n_classes),
+            methods=_methods(attribution),
+            n_samples=attribution.n_samples,
+            stdevs=attribution.stdevs,
+            generator=torch.Generator(inputs.device).manual_seed(attribution.seed),  # the same noise for each
+            alpha=attribution.alpha,
             reshape_transform=classifier.reshape_transform_of(layers, (inputs.shape[-2], inputs.shape[-1])),
-            filters=options.filters,
-            subset=options.subset,
-            region=options.region,
-            photograph=classifier.frame(photograph) if classifier.frame else None,
-            title=name,
+            filters=attribution.filters,
+            subset=attribution.subset,
+            region=attribution.region,
+            photograph=classifier.frame(image) if classifier.frame else None,
+            title=photograph.name,
             class_names=classifier.classes,
             model_name=classifier.name,
         )
     except CommandError:
         raise
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise CommandError(f"cannot explain {name}: {in_the_commands_words(error)}") from error
+        raise CommandError(f"cannot explain {photograph.name}: {in_the_commands_words(error)}") from error
     except Exception as error:  # whatever a network of one's own raises
-        raise CommandError(f"cannot explain {name}: {described(error)}") from error
+        raise CommandError(f"cannot explain {photograph.name}: {described(error)}") from error
 
 
 def _drawn(explanation: Explanation, scale: str | None) -> Figure:
@@ -130,9 +134,9 @@ def _drawn(explanation: Explanation, scale: str | None) -> Figure:
         raise CommandError(f"cannot draw {explanation.title}: {in_the_commands_words(error)}") from error
 
 
-def _methods(options: argparse.Namespace) -> list[str]:
+def _methods(attribution: AttributionOptions) -> list[str]:
     """The methods to show side by side; by default all, or with filters only one, which then has a panel for each."""
-    chosen = options.methods or (["smooth-grad-cam++"] if options.filters else METHODS)
+    chosen = attribution.methods or (["smooth-grad-cam++"] if attribution.filters else METHODS)
     return [method for method, spelled in zip(EXPLAINED, METHODS, strict=True) if spelled in chosen]
 
 

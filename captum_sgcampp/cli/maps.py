@@ -1,6 +1,5 @@
 """Maps of many photographs, for `--maps`: the photographs and the network as :func:`attribute_dataset` takes them."""
 
-import argparse
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from torch.utils.data import Dataset
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM, attribute_dataset
 from captum_sgcampp.cli.classifier import ChosenLayers, Classifier, preprocessed
 from captum_sgcampp.cli.errors import CommandError, described, in_the_commands_words
+from captum_sgcampp.cli.options import AttributionOptions, DatasetOptions
 from captum_sgcampp.cli.photographs import Photograph, opened
 from captum_sgcampp.explanation import logits_of
 from captum_sgcampp.formulas import Derivatives, grad_cam_weights
@@ -88,7 +88,8 @@ def write_maps(
     layers: ChosenLayers,
     targets: Sequence[int],
     photographs: Sequence[Photograph],
-    options: argparse.Namespace,
+    attribution: AttributionOptions,
+    dataset: DatasetOptions,
 ) -> int:
     """Writes the maps of photographs, or this process's part of them.
 
@@ -97,7 +98,8 @@ def write_maps(
         layers: The layers.
         targets: The classes to explain. None at all stand for the most probable.
         photographs: The photographs.
-        options: What :func:`captum_sgcampp.cli.arguments.parse` returned.
+        attribution: How a map is computed.
+        dataset: Where the maps are written, and how.
 
     Returns:
         In the first process, the number of photographs that have no map; in others 0, because torchrun ends all
@@ -106,7 +108,7 @@ def write_maps(
     Raises:
         CommandError: The maps cannot be computed or written.
     """
-    method, noise = _method(classifier, layers, options)
+    method, noise = _method(classifier, layers, attribution)
     photographs = list({photograph.file: photograph for photograph in photographs}.values())  # a file given twice
     image_size = None if layers.are_maps or classifier.reshape_transform else classifier.image_size
     names = names_of(photographs)
@@ -114,18 +116,18 @@ def write_maps(
         maps = attribute_dataset(
             method,
             Photographs(photographs, classifier.preprocess, classifier.name, image_size),
-            options.maps,
+            dataset.folder,
             target=_target(targets),
             names=names,
             class_names=classifier.classes,
-            seed=options.seed,
-            batch_size=options.batch_size,
-            num_workers=int(_forks()) if options.workers is None else options.workers,
-            retry_failed=options.retry_failed,
+            seed=attribution.seed,
+            batch_size=dataset.batch_size,
+            num_workers=int(_forks()) if dataset.workers is None else dataset.workers,
+            retry_failed=dataset.retry_failed,
             show_progress=True,
-            filters=options.filters,
-            subset=options.subset,
-            region=options.region,
+            filters=attribution.filters,
+            subset=attribution.subset,
+            region=attribution.region,
             **noise,
         )
     except CommandError:
@@ -173,11 +175,11 @@ def _target(targets: Sequence[int]) -> Any:
 
 
 def _method(
-    classifier: Classifier, layers: ChosenLayers, options: argparse.Namespace
+    classifier: Classifier, layers: ChosenLayers, attribution: AttributionOptions
 ) -> tuple[LayerAttribution, dict[str, Any]]:
     """The method, and its parameters of the noise."""
-    chosen = (options.methods or [DEFAULT_METHOD])[0]
-    noise = {"n_samples": options.n_samples, "stdevs": options.stdevs}
+    chosen = (attribution.methods or (DEFAULT_METHOD,))[0]
+    noise = {"n_samples": attribution.n_samples, "stdevs": attribution.stdevs}
     model, names = classifier.model, layers.names
     with suppress(Exception):  # of a network that cannot be changed, or has weights of more dimensions
         # The fastest for convolutional networks; their first convolution makes the images follow.
@@ -189,7 +191,7 @@ def _method(
     if chosen == "grad-cam":
         return GradCam(model, name, **reshape), {}
     if chosen == "grad-cam++":
-        return LayerGradCamPlusPlus(model, name, alpha=options.alpha, **reshape), {}
+        return LayerGradCamPlusPlus(model, name, alpha=attribution.alpha, **reshape), {}
     if chosen == "smooth-layer-cam":
         return LayerSmoothLayerCAM(model, name, **reshape), noise
-    return LayerSmoothGradCAMpp(model, name, alpha=options.alpha, **reshape), noise
+    return LayerSmoothGradCAMpp(model, name, alpha=attribution.alpha, **reshape), noise

@@ -7,9 +7,9 @@ import torch
 from torch.fx import GraphModule
 from torch.nn import Module
 
-from captum_sgcampp.cli.arguments import DEFAULT_MODEL
 from captum_sgcampp.cli.classifier import Classifier
 from captum_sgcampp.cli.errors import CommandError, described, shown
+from captum_sgcampp.cli.options import DEFAULT_MODEL
 from captum_sgcampp.cli.weights import read_weights
 
 

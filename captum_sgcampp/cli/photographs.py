@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from captum_sgcampp.cli.arguments import EXAMPLE, FROM_STDIN
 from captum_sgcampp.cli.errors import CommandError, described, shown
+from captum_sgcampp.cli.options import EXAMPLE, FROM_STDIN
 from captum_sgcampp.explanation.photograph import to_rgb
 
 RESULT = "captum-sgcampp-"

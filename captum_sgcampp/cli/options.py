@@ -1,0 +1,106 @@
+"""What the user asked of the command, checked and with types. Nothing here imports anything slow."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_MODEL = "efficientnet_lite0"
+"""A network whose weights come with pip."""
+EXAMPLE = "camera"
+"""The photograph that is explained if none is given; it comes with scikit-image."""
+FROM_STDIN = Path("-")
+"""The argument that stands for standard input."""
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The network, and where it runs.
+
+    Args:
+        name: Its name, with the prefix of its source.
+        weights: A file of weights. None takes the pretrained ones.
+        classes: A file with the names of the classes. None takes those that the network brings.
+        device: The device. None takes the default.
+    """
+
+    name: str
+    weights: Path | None
+    classes: Path | None
+    device: str | None
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that are read for it."""
+        return [file for file in (self.weights, self.classes) if file]
+
+
+@dataclass(frozen=True)
+class AttributionOptions:
+    """How a map is computed.
+
+    Args:
+        methods: The methods, as the command spells them. Empty means the default.
+        alpha: The form of alpha.
+        n_samples: The number of noise samples.
+        stdevs: The standard deviation of the noise.
+        seed: The seed of the noise.
+        filters: Single channels, each once. None means all.
+        subset: The (row, column) of single neurons. None means all.
+        region: Whether `subset` is two opposite corners of a box.
+    """
+
+    methods: tuple[str, ...]
+    alpha: str
+    n_samples: int
+    stdevs: float
+    seed: int
+    filters: tuple[int, ...] | None
+    subset: tuple[tuple[int, int], ...] | None
+    region: bool
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """How `--maps` writes the maps of many photographs.
+
+    Args:
+        folder: The folder for the maps.
+        batch_size: How many photographs go through the network at once. None takes the default.
+        workers: How many processes read photographs. None takes the default.
+        retry_failed: Whether to try photographs again that have failed.
+    """
+
+    folder: Path
+    batch_size: int | None
+    workers: int | None
+    retry_failed: bool
+
+
+@dataclass(frozen=True)
+class Options:
+    """All options.
+
+    Args:
+        images: Files, folders and `-`. Empty means the example.
+        network: The network.
+        list_layers: Whether to list the network's layers, and nothing else.
+        layers: The names of layers. Empty means the default layer.
+        targets: The numbers or names of classes. Empty means the most probable.
+        top_k: How many of the most probable classes to explain if there are no `targets`.
+        attribution: How a map is computed.
+        scale: How the maps of a picture are scaled, "each" or "shared". None takes the default.
+        output: The file or folder of pictures, in which a slash at the end matters. None takes the default.
+        page: The file of the page. None writes no page.
+        dataset: How the maps are written as numbers. None writes none.
+    """
+
+    images: tuple[Path, ...]
+    network: NetworkOptions
+    list_layers: bool
+    layers: tuple[str, ...]
+    targets: tuple[str, ...]
+    top_k: int
+    attribution: AttributionOptions
+    scale: str | None
+    output: str | None
+    page: Path | None
+    dataset: DatasetOptions | None
