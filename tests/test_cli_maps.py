@@ -18,10 +18,10 @@ from torch import Generator, Tensor
 
 from captum_sgcampp import explain, open_maps
 from captum_sgcampp.__main__ import main
-from captum_sgcampp.cli import maps as cli_maps
 from captum_sgcampp.cli.arguments import METHODS
 from captum_sgcampp.cli.classifier import Classifier
 from captum_sgcampp.cli.networks import load_classifier
+from captum_sgcampp.cli.processes import default_device
 from captum_sgcampp.dataset.batch_maps import noise_seed
 from captum_sgcampp.explanation import METHODS as EXPLAINED
 
@@ -181,12 +181,12 @@ def test_arguments_that_do_not_go_together(given: list[str], message: str, capsy
 
 def test_each_process_has_a_graphics_card_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert cli_maps.default_device() == "cpu"
+    assert default_device() == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for local_rank, device in [("0", "cuda:0"), ("1", "cuda:1"), ("2", "cuda:0")]:
         monkeypatch.setenv("LOCAL_RANK", local_rank)
-        assert cli_maps.default_device() == device
+        assert default_device() == device
 
 
 @pytest.mark.slow

@@ -1,10 +1,10 @@
-"""The arguments of the command. Parsing them imports nothing slow, so that help and errors come at once."""
+"""The arguments of the command. Parsing them imports nothing slow, so that help and errors appear at once."""
 
 import argparse
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from captum_sgcampp import __version__
+from captum_sgcampp.cli.argument_types import at_least, coordinate, deviation, not_empty, path, seed
 from captum_sgcampp.cli.options import (
     DEFAULT_MODEL,
     EXAMPLE,
@@ -81,7 +81,7 @@ def _refuse_options_of_maps(parser: argparse.ArgumentParser, given: argparse.Nam
 
 
 def _refuse_options_beside_maps(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
-    """Refuses what does not go together with `--maps`."""
+    """Refuses what cannot be combined with `--maps`."""
     if FROM_STDIN in given.images:
         parser.error("argument --maps: needs files, and standard input, -, is none")
     if given.top_k > 1:
@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="captum-sgcampp",
         description="Explain a network's predictions for photographs: the maps of several methods side by side,\n"
-        "in one picture for each photograph.",
+        "in one picture per photograph.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         "images",
         nargs="*",
         metavar="PHOTOGRAPH",
-        type=_path,
+        type=path,
         help="files; folders, for all images in them except earlier results, captum-sgcampp-*; or - for standard "
         f"input; they come before options that take several values; default: an example, {EXAMPLE}",
     )
@@ -151,12 +151,12 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     )
     network.add_argument(
         "--weights",
-        type=_path,
+        type=path,
         metavar="FILE",
         help="your weights instead of the pretrained ones: a state dict or a checkpoint with one, of torch.save or in "
         "safetensors",
     )
-    network.add_argument("--classes", type=_path, metavar="FILE", help="names of the classes, one on each line")
+    network.add_argument("--classes", type=path, metavar="FILE", help="names of the classes, one per line")
     network.add_argument("--device", help="default: cuda if there is one, otherwise cpu")
 
 
@@ -166,16 +166,16 @@ def _add_layer(parser: argparse.ArgumentParser) -> None:
     layer.add_argument(
         "--list-layers", action="store_true", help="print the name, type and output shape of each layer, and exit"
     )
-    layer.add_argument("--filters", nargs="+", type=_at_least(0), metavar="K", help="single channels, a panel for each")
+    layer.add_argument("--filters", nargs="+", type=at_least(0), metavar="K", help="single channels, one panel each")
     layer.add_argument(
         "--subset",
         nargs="+",
-        type=_coordinate,
+        type=coordinate,
         metavar="ROW,COLUMN",
         help="only these neurons of the layer, counted from 0, such as 2,8 5,3",
     )
     layer.add_argument(
-        "--region", action="store_true", help="treat --subset as two opposite corners of a box, both included"
+        "--region", action="store_true", help="take --subset as two opposite corners of a box, both included"
     )
 
 
@@ -190,33 +190,33 @@ def _add_explanation(parser: argparse.ArgumentParser) -> None:
         help="a class to explain, by number or name; repeatable; default: the most probable",
     )
     explained.add_argument(
-        "--top-k", type=_at_least(1), default=1, metavar="K", help="explain the K most probable classes"
+        "--top-k", type=at_least(1), default=1, metavar="K", help="explain the K most probable classes"
     )
     explanation.add_argument(
         "--methods",
         nargs="+",
         choices=METHODS,
         metavar="METHOD",
-        help=f"some of {', '.join(METHODS)}; default: all, or smooth-grad-cam++ with --filters",
+        help=f"any of {', '.join(METHODS)}; default: all, or smooth-grad-cam++ with --filters",
     )
     explanation.add_argument(
         "--n-samples",
-        type=_at_least(0),
+        type=at_least(0),
         default=25,
         metavar="N",
-        help="noisy copies of the photograph, 0 for none; the paper's figures use 5, and more leave less to chance; "
+        help="noisy copies of the photograph, 0 for none; the paper's figures use 5; more leave less to chance; "
         "default: %(default)s",
     )
     explanation.add_argument(
         "--stdevs",
-        type=_deviation,
+        type=deviation,
         default=0.3,
         metavar="SIGMA",
         help="standard deviation of the noise, in units of the normalized image: 0.15 of the range from black to "
         "white is 0.3 where images are normalized by a standard deviation of 0.5, and 0.66 with torchvision's; "
         "default: %(default)s",
     )
-    explanation.add_argument("--seed", type=_seed, default=0, help="seed of the noise; default: %(default)s")
+    explanation.add_argument("--seed", type=seed, default=0, help="seed of the noise; default: %(default)s")
     explanation.add_argument("--alpha", choices=ALPHAS, default=ALPHAS[0], help="form of alpha; default: %(default)s")
 
 
@@ -230,7 +230,7 @@ def _add_picture(parser: argparse.ArgumentParser) -> None:
     )
     picture.add_argument(
         "--output",
-        type=_not_empty,
+        type=not_empty,
         metavar="PATH",
         help="the picture (PNG unless the name ends otherwise); or a folder: an existing one, a name that ends with "
         "a slash, or any if there are several photographs; default: captum-sgcampp-PHOTOGRAPH.png in the current "
@@ -238,7 +238,7 @@ def _add_picture(parser: argparse.ArgumentParser) -> None:
     )
     picture.add_argument(
         "--page",
-        type=_path,
+        type=path,
         metavar="FILE",
         help="write one HTML page to explore all photographs in a browser, and pictures only with --output; its "
         "default layers are the last maps of each resolution and the default layer, with which it opens",
@@ -249,76 +249,22 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
     maps = parser.add_argument_group("maps of many photographs")
     maps.add_argument(
         "--maps",
-        type=_path,
+        type=path,
         metavar="FOLDER",
-        help="write the maps as numbers, with an index, instead of pictures (which --output adds); a run that was "
-        "interrupted goes on; the method is smooth-grad-cam++ unless --methods names another; each photograph has "
-        "noise of its own",
+        help="write the maps as numbers, with an index, instead of pictures (which --output adds); an interrupted "
+        "run is resumed; the method is smooth-grad-cam++ unless --methods names another; each photograph has "
+        "its own noise",
     )
     maps.add_argument(
         "--batch-size",
-        type=_at_least(1),
+        type=at_least(1),
         metavar="N",
         help="photographs that go through the network at once; default: 5 on the CPU, otherwise 32",
     )
     maps.add_argument(
         "--workers",
-        type=_at_least(0),
+        type=at_least(0),
         metavar="N",
-        help="processes that read photographs meanwhile; default: 1 where processes are forked, otherwise 0",
+        help="processes that read photographs in the background; default: 1 where processes are forked, otherwise 0",
     )
-    maps.add_argument("--retry-failed", action="store_true", help="try photographs again that have failed")
-
-
-def _not_empty(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("must not be empty")
-    return text
-
-
-def _path(text: str) -> Path:
-    return Path(_not_empty(text))
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be an integer, but is {text}") from error
-
-
-def _at_least(minimum: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        number = _integer(text)
-        if number < minimum:
-            raise argparse.ArgumentTypeError(f"must be at least {minimum}, but is {text}")
-        return number
-
-    return integer
-
-
-def _seed(text: str) -> int:
-    number = _integer(text)
-    if not -(2**63) <= number < 2**64:
-        raise argparse.ArgumentTypeError(f"must be from {-(2**63)} to {2**64 - 1}, but is {text}")
-    return number
-
-
-def _deviation(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be a number, but is {text}") from error
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be finite and not negative, but is {text}")
-    return number
-
-
-def _coordinate(text: str) -> tuple[int, int]:
-    try:
-        row, column = map(int, text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be ROW,COLUMN, but is {text}") from error
-    if min(row, column) < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, but is {text}")
-    return row, column
+    maps.add_argument("--retry-failed", action="store_true", help="retry photographs that failed")

@@ -1,9 +1,7 @@
-"""The command: one explanation after the other, its messages, and the exit status."""
+"""The command from its options to its exit status."""
 
-import io
-import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,16 +11,16 @@ from tqdm.auto import tqdm
 from captum_sgcampp import Explanation, explain
 from captum_sgcampp.cli.arguments import METHODS
 from captum_sgcampp.cli.classifier import ChosenLayers, Classifier
+from captum_sgcampp.cli.console import allow_any_text, each_once, print_layers, ranking, say, say_nothing
 from captum_sgcampp.cli.errors import CommandError, described, in_the_commands_words, one_line
-from captum_sgcampp.cli.maps import default_device, is_first_process, write_maps
+from captum_sgcampp.cli.maps import write_maps
 from captum_sgcampp.cli.networks import load_classifier
 from captum_sgcampp.cli.options import AttributionOptions, NetworkOptions, Options
 from captum_sgcampp.cli.outputs import page_file, picture_files, write_page, write_picture
+from captum_sgcampp.cli.paths import is_folder
 from captum_sgcampp.cli.photographs import Photograph, find
+from captum_sgcampp.cli.processes import default_device, is_first_process
 from captum_sgcampp.explanation import METHODS as EXPLAINED
-
-N_PRINTED = 5
-"""The number of most probable classes that are printed."""
 
 
 def run(options: Options) -> int:
@@ -34,9 +32,9 @@ def run(options: Options) -> int:
     Returns:
         The exit status: 0, or 2 if anything could not be done.
     """
-    _print_any_name()
+    allow_any_text()
     with warnings.catch_warnings():
-        warnings.showwarning = _each_once(_say if is_first_process() else _say_nothing)
+        warnings.showwarning = each_once(say if is_first_process() else say_nothing)
         try:
             return _run(options)
         except CommandError as error:
@@ -46,10 +44,12 @@ def run(options: Options) -> int:
 def _run(options: Options) -> int:
     device = _device(options.network.device)
     if options.list_layers:
-        _print_layers(_load(options.network, device))
+        classifier = _load(options.network, device)
+        print_layers(classifier)
+        classifier.require_layers()
         return 0
     photographs = find(options.images)
-    several = len(photographs) > 1 or any(image.is_dir() for image in options.images)
+    several = len(photographs) > 1 or any(is_folder(image) for image in options.images)
     read = options.network.files
     pictures: list[Path] | list[None] = [None] * len(photographs)
     if not options.page or options.output:
@@ -76,7 +76,7 @@ def _run(options: Options) -> int:
             status = _fail(error)
         else:
             title = f"{photograph.name}: {classifier.name}, layer {', '.join(layers.names)}"
-            tqdm.write("\n".join([title, *_ranking(explanation), *([str(picture)] if picture else [])]))
+            tqdm.write("\n".join([title, *ranking(explanation), *([str(picture)] if picture else [])]))
             explanations += [explanation] if page else []
     if page and explanations:
         write_page(explanations, page)
@@ -96,7 +96,7 @@ def _explain(
     attribution: AttributionOptions,
     photograph: Photograph,
 ) -> Explanation:
-    image = photograph.open()
+    image = photograph.read()
     try:
         inputs = classifier.inputs(image)
         return explain(
@@ -123,8 +123,13 @@ def _explain(
         raise
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise CommandError(f"cannot explain {photograph.name}: {in_the_commands_words(error)}") from error
-    except Exception as error:  # whatever a network of one's own raises
+    except Exception as error:  # a user's network may raise anything
         raise CommandError(f"cannot explain {photograph.name}: {described(error)}") from error
+
+
+def _fail(error: CommandError) -> int:
+    say(error)
+    return 2
 
 
 def _drawn(explanation: Explanation, scale: str | None) -> Figure:
@@ -147,55 +152,3 @@ def _device(name: str | None) -> torch.device:
     except Exception as error:  # each kind of device has its own
         raise CommandError(f"cannot compute on device '{name}': {one_line(error)}") from error
     return device
-
-
-def _print_layers(classifier: Classifier) -> None:
-    """Prints one layer per line, in columns, and marks the default."""
-    layers, default = classifier.layers, classifier.default_layer()
-    name_width = max((len(layer.name) for layer in layers), default=0)
-    type_width = max((len(type(layer.module).__name__) for layer in layers), default=0)
-    for layer in layers:
-        mark = "  <- default" if layer.name == default else ""
-        print(f"{layer.name:{name_width}}  {type(layer.module).__name__:{type_width}}  {layer.output_summary}{mark}")
-    classifier.require_layers()
-
-
-def _ranking(explanation: Explanation) -> list[str]:
-    """The most probable classes, one per line."""
-    ranking = explanation.scores.argsort(descending=True)[:N_PRINTED].tolist()
-    numbers = {index: explanation.probability_or_score(index) for index in ranking}
-    return [f"{number:>7}  {explanation.class_name(index)} ({index})" for index, number in numbers.items()]
-
-
-def _print_any_name() -> None:
-    """Lets names of files be printed as they are, whatever their bytes, and other text whatever the terminal's code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape" if stream.encoding == "utf-8" else "backslashreplace")
-
-
-def _each_once(show: Callable[[str], object]) -> Callable[..., None]:
-    """Shows each different message once."""
-    seen: set[str] = set()
-
-    def show_new(message: object, *_args: object, **_kwargs: object) -> None:
-        text = in_the_commands_words(message)
-        if text not in seen:
-            seen.add(text)
-            show(text)
-
-    return show_new
-
-
-def _fail(error: CommandError) -> int:
-    _say(error)
-    return 2
-
-
-def _say(message: object) -> None:
-    """Prints a message in one line, without breaking a progress bar."""
-    tqdm.write(f"captum-sgcampp: {message}", file=sys.stderr)
-
-
-def _say_nothing(_message: object) -> None:
-    """Of several processes, the first speaks for all."""

@@ -1,7 +1,5 @@
-"""Maps of many photographs, for `--maps`: the photographs and the network as :func:`attribute_dataset` takes them."""
+"""The maps of many photographs, for `--maps`: hands photographs and network to :func:`attribute_dataset`."""
 
-import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,7 +15,8 @@ from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoo
 from captum_sgcampp.cli.classifier import ChosenLayers, Classifier, preprocessed
 from captum_sgcampp.cli.errors import CommandError, described, in_the_commands_words
 from captum_sgcampp.cli.options import AttributionOptions, DatasetOptions
-from captum_sgcampp.cli.photographs import Photograph, opened
+from captum_sgcampp.cli.photographs import Photograph, as_rgb
+from captum_sgcampp.cli.processes import forks, is_first_process
 from captum_sgcampp.explanation import logits_of
 from captum_sgcampp.formulas import Derivatives, grad_cam_weights
 
@@ -33,7 +32,7 @@ class GradCam(LayerGradCamPlusPlus):
 
 
 class Photographs(Dataset[Tensor]):
-    """Photographs as a network takes them, (C, H, W).
+    """Photographs as a network's inputs, (C, H, W).
 
     Args:
         photographs: The photographs.
@@ -51,13 +50,13 @@ class Photographs(Dataset[Tensor]):
     ) -> None:
         self.photographs, self.transform, self.model_name = photographs, transform, model_name
         self.image_size = image_size
-        self.samples = [photograph.file for photograph in photographs]  # by which changes are noticed
+        self.samples = [photograph.file for photograph in photographs]  # attribute_dataset notices changed files by it
 
     def __len__(self) -> int:
         return len(self.photographs)
 
     def __getitem__(self, index: int) -> Tensor:
-        image = preprocessed(self.transform(opened(self.photographs[index].read())), self.model_name)
+        image = preprocessed(self.transform(as_rgb(self.photographs[index].load())), self.model_name)
         if self.image_size not in {None, tuple(image.shape[1:])}:
             raise CommandError(
                 f"the input of {self.model_name} is {tuple(image.shape[1:])} for this photograph and {self.image_size} "
@@ -70,7 +69,7 @@ class LogitsOf(Module):
     """A network that returns the logits alone.
 
     Args:
-        model: One that returns an object with them.
+        model: A network that returns an object with them.
     """
 
     def __init__(self, model: Module) -> None:
@@ -96,14 +95,14 @@ def write_maps(
     Args:
         classifier: The network.
         layers: The layers.
-        targets: The classes to explain. None at all stand for the most probable.
+        targets: The classes to explain. Empty means the most probable.
         photographs: The photographs.
         attribution: How a map is computed.
         dataset: Where the maps are written, and how.
 
     Returns:
-        In the first process, the number of photographs that have no map; in others 0, because torchrun ends all
-        processes when one of them fails.
+        In the first process, the number of photographs without a map; in the others 0, because torchrun ends all
+        processes when one fails.
 
     Raises:
         CommandError: The maps cannot be computed or written.
@@ -122,7 +121,7 @@ def write_maps(
             class_names=classifier.classes,
             seed=attribution.seed,
             batch_size=dataset.batch_size,
-            num_workers=int(_forks()) if dataset.workers is None else dataset.workers,
+            num_workers=int(forks()) if dataset.workers is None else dataset.workers,
             retry_failed=dataset.retry_failed,
             show_progress=True,
             filters=attribution.filters,
@@ -137,35 +136,17 @@ def write_maps(
     except (AssertionError, ImportError, IndexError, RuntimeError, TypeError, ValueError) as error:
         words = in_the_commands_words(error)
         raise CommandError(words if words.startswith("--") else f"cannot write maps: {words}") from error
-    except Exception as error:  # whatever a network of one's own raises
+    except Exception as error:  # a user's network may raise anything
         raise CommandError(f"cannot write maps: {described(error)}") from error
     return len(maps.errors) if is_first_process() else 0
 
 
 def names_of(photographs: Sequence[Photograph]) -> list[str]:
-    """The names of photographs: their places below the folder, or where these are not different, the whole paths."""
+    """The names of photographs: their paths below the folder, or their whole paths if two of those are the same."""
     places = [photograph.place.as_posix() for photograph in photographs]
     if len(set(places)) == len(places):
         return places
     return [(photograph.file or photograph.place).as_posix() for photograph in photographs]
-
-
-def is_first_process() -> bool:
-    """Whether this process speaks for all that torchrun has started."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def default_device() -> str:
-    """The graphics card of this process, or the CPU if there is none."""
-    if not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
-
-
-def _forks() -> bool:
-    """Whether processes are forked. Others must import what they need, which a network of one's own may not allow."""
-    start = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-    return start == "fork"
 
 
 def _target(targets: Sequence[int]) -> Any:

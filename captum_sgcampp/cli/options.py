@@ -1,4 +1,4 @@
-"""What the user asked of the command, checked and with types. Nothing here imports anything slow."""
+"""What the user asked for, with types. This file imports nothing slow."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ class NetworkOptions:
     Args:
         name: Its name, with the prefix of its source.
         weights: A file of weights. None takes the pretrained ones.
-        classes: A file with the names of the classes. None takes those that the network brings.
+        classes: A file with the names of the classes. None takes those that come with the network.
         device: The device. None takes the default.
     """
 
@@ -29,7 +29,7 @@ class NetworkOptions:
 
     @property
     def files(self) -> list[Path]:
-        """The files that are read for it."""
+        """The files to read."""
         return [file for file in (self.weights, self.classes) if file]
 
 
@@ -65,8 +65,8 @@ class DatasetOptions:
     Args:
         folder: The folder for the maps.
         batch_size: How many photographs go through the network at once. None takes the default.
-        workers: How many processes read photographs. None takes the default.
-        retry_failed: Whether to try photographs again that have failed.
+        workers: How many processes read photographs in the background. None takes the default.
+        retry_failed: Whether to retry photographs that failed.
     """
 
     folder: Path
@@ -88,9 +88,9 @@ class Options:
         top_k: How many of the most probable classes to explain if there are no `targets`.
         attribution: How a map is computed.
         scale: How the maps of a picture are scaled, "each" or "shared". None takes the default.
-        output: The file or folder of pictures, in which a slash at the end matters. None takes the default.
+        output: The file or folder for the pictures; text, because a slash at its end matters. None takes the default.
         page: The file of the page. None writes no page.
-        dataset: How the maps are written as numbers. None writes none.
+        dataset: How the maps are written as numbers. None does not write them.
     """
 
     images: tuple[Path, ...]
