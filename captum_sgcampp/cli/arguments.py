@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from captum_sgcampp import __version__
 from captum_sgcampp.cli.argument_types import at_least, coordinate, deviation, not_empty, path, seed
 from captum_sgcampp.cli.options import (
+    DEFAULT_METHOD,
     DEFAULT_MODEL,
     EXAMPLE,
     FROM_STDIN,
@@ -14,9 +15,8 @@ from captum_sgcampp.cli.options import (
     NetworkOptions,
     Options,
 )
+from captum_sgcampp.methods import catalogue
 
-METHODS = ("grad-cam", "grad-cam++", "smooth-grad-cam++", "smooth-layer-cam")
-"""The methods of :func:`captum_sgcampp.explain`, as the command spells them."""
 ALPHAS = ("bounded", "eq5", "eq7")
 """The forms of alpha of :class:`captum_sgcampp.LayerGradCamPlusPlus`."""
 
@@ -180,6 +180,7 @@ def _add_layer(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_explanation(parser: argparse.ArgumentParser) -> None:
+    words = list(catalogue.by_word())
     explanation = parser.add_argument_group("explanation")
     explained = explanation.add_mutually_exclusive_group()
     explained.add_argument(
@@ -195,9 +196,9 @@ def _add_explanation(parser: argparse.ArgumentParser) -> None:
     explanation.add_argument(
         "--methods",
         nargs="+",
-        choices=METHODS,
+        choices=words,
         metavar="METHOD",
-        help=f"any of {', '.join(METHODS)}; default: all, or smooth-grad-cam++ with --filters",
+        help=f"any of {', '.join(words)}; default: all, or {DEFAULT_METHOD} with --filters",
     )
     explanation.add_argument(
         "--n-samples",
@@ -252,7 +253,7 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
         type=path,
         metavar="FOLDER",
         help="write the maps as numbers, with an index, instead of pictures (which --output adds); an interrupted "
-        "run is resumed; the method is smooth-grad-cam++ unless --methods names another; each photograph has "
+        f"run is resumed; the method is {DEFAULT_METHOD} unless --methods names another; each photograph has "
         "its own noise",
     )
     maps.add_argument(

@@ -9,18 +9,17 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from captum_sgcampp import Explanation, explain
-from captum_sgcampp.cli.arguments import METHODS
 from captum_sgcampp.cli.classifier import ChosenLayers, Classifier
 from captum_sgcampp.cli.console import allow_any_text, each_once, print_layers, ranking, say, say_nothing
 from captum_sgcampp.cli.errors import CommandError, described, in_the_commands_words, one_line
 from captum_sgcampp.cli.maps import write_maps
 from captum_sgcampp.cli.networks import load_classifier
-from captum_sgcampp.cli.options import AttributionOptions, NetworkOptions, Options
+from captum_sgcampp.cli.options import DEFAULT_METHOD, AttributionOptions, NetworkOptions, Options
 from captum_sgcampp.cli.outputs import page_file, picture_files, write_page, write_picture
 from captum_sgcampp.cli.paths import is_folder
 from captum_sgcampp.cli.photographs import Photograph, find
 from captum_sgcampp.cli.processes import default_device, is_first_process
-from captum_sgcampp.explanation import METHODS as EXPLAINED
+from captum_sgcampp.methods import catalogue
 
 
 def run(options: Options) -> int:
@@ -141,8 +140,8 @@ def _drawn(explanation: Explanation, scale: str | None) -> Figure:
 
 def _methods(attribution: AttributionOptions) -> list[str]:
     """The methods to show side by side; by default all, or with filters only one, which then has a panel for each."""
-    chosen = attribution.methods or (["smooth-grad-cam++"] if attribution.filters else METHODS)
-    return [method for method, spelled in zip(EXPLAINED, METHODS, strict=True) if spelled in chosen]
+    chosen = attribution.methods or ([DEFAULT_METHOD] if attribution.filters else catalogue.by_word())
+    return [method.name for method in catalogue.METHODS if method.word in chosen]
 
 
 def _device(name: str | None) -> torch.device:

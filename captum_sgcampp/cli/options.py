@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from captum_sgcampp.methods import catalogue
+
 DEFAULT_MODEL = "efficientnet_lite0"
 """A network whose weights come with pip."""
+DEFAULT_METHOD = catalogue.by_name()[catalogue.DEFAULT].word
+"""The method to show where only one is shown."""
 EXAMPLE = "camera"
 """The photograph that is explained if none is given; it comes with scikit-image."""
 FROM_STDIN = Path("-")
