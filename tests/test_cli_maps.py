@@ -168,7 +168,7 @@ def test_another_run_is_refused_in_the_commands_words(capsys: pytest.CaptureFixt
         (["--retry-failed"], "argument --retry-failed: is for --maps"),
         (["--maps", "maps", "--top-k", "2"], "argument --maps: is for the most probable class or --target"),
         (["--maps", "maps", "--methods", "grad-cam", "grad-cam++"], "argument --maps: is for one method at a time"),
-        (["--maps", "maps", "-"], "argument --maps: needs files, and standard input, -, is none"),
+        (["--maps", "maps", "-"], "argument --maps: needs files, not standard input, -"),
         (["--maps", "maps", "--batch-size", "0"], "argument --batch-size: must be at least 1, but is 0"),
     ],
 )

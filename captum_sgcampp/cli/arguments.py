@@ -83,7 +83,7 @@ def _refuse_options_of_maps(parser: argparse.ArgumentParser, given: argparse.Nam
 def _refuse_options_beside_maps(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
     """Refuses what cannot be combined with `--maps`."""
     if FROM_STDIN in given.images:
-        parser.error("argument --maps: needs files, and standard input, -, is none")
+        parser.error("argument --maps: needs files, not standard input, -")
     if given.top_k > 1:
         parser.error("argument --maps: is for the most probable class or --target, not for --top-k")
     if len(given.methods or ()) > 1:
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PHOTOGRAPH",
         type=path,
         help="files; folders, for all images in them except earlier results, captum-sgcampp-*; or - for standard "
-        f"input; they come before options that take several values; default: an example, {EXAMPLE}",
+        f"input; give them before options that take several values; default: an example, {EXAMPLE}",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     _add_network(parser)
@@ -153,8 +153,8 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         "--weights",
         type=path,
         metavar="FILE",
-        help="your weights instead of the pretrained ones: a state dict or a checkpoint with one, of torch.save or in "
-        "safetensors",
+        help="your weights instead of the pretrained ones: a state dict or a checkpoint with one, from torch.save or "
+        "in safetensors",
     )
     network.add_argument("--classes", type=path, metavar="FILE", help="names of the classes, one per line")
     network.add_argument("--device", help="default: cuda if there is one, otherwise cpu")

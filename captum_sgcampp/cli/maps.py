@@ -50,7 +50,7 @@ class Photographs(Dataset[Tensor]):
         if self.image_size not in {None, tuple(image.shape[1:])}:
             raise CommandError(
                 f"the input of {self.model_name} is {tuple(image.shape[1:])} for this photograph and {self.image_size} "
-                "for others, so the places of its tokens are not known"
+                "for others, so the positions of its tokens are unknown"
             )
         return image
 

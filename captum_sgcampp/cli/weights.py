@@ -38,7 +38,7 @@ def read_weights(file: Path) -> Mapping[str, Tensor]:
     if not _is_state_dict(content):
         raise CommandError(
             f"cannot read weights from {shown(file)}: it holds no state dict (a model's parameters by name), neither "
-            f"as it is nor as {', '.join(CONTAINERS)}"
+            f"at its top level nor under {', '.join(CONTAINERS)}"
         )
     state: Mapping[str, Tensor] = content
     return state
