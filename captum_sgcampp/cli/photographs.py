@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from captum_sgcampp.cli.arguments import EXAMPLE, FROM_STDIN
-from captum_sgcampp.cli.errors import CommandError, described, shown
+from captum_sgcampp.cli.errors import CommandError, brought_by, described, shown
 from captum_sgcampp.explanation.photograph import to_rgb
 
 RESULT = "captum-sgcampp-"
@@ -43,6 +43,8 @@ class Photograph(NamedTuple):
         """
         try:
             return opened(self.read())
+        except CommandError:
+            raise
         except UnidentifiedImageError as error:
             raise CommandError(f"{self.name} is not an image") from error
         except OSError as error:
@@ -145,6 +147,7 @@ def standard_input() -> Image.Image:
 
 
 def _example() -> Image.Image:
-    from skimage import data
+    with brought_by("demo"):
+        from skimage import data
 
     return Image.fromarray(np.asarray(getattr(data, EXAMPLE)()))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Conv2d, Linear, Module
 
 from captum_sgcampp._torch import state_dict_without_prefix
-from captum_sgcampp.cli.errors import CommandError, described, shown
+from captum_sgcampp.cli.errors import CommandError, brought_by, described, shown
 
 CONTAINERS = ("state_dict", "model_state_dict", "model", "state_dict_ema")
 """Where checkpoints keep the state dict."""
@@ -45,11 +45,9 @@ def read_weights(file: Path) -> Mapping[str, Tensor]:
 
 def _load(file: Path) -> Any:
     if file.suffix == ".safetensors":
-        try:
+        with brought_by("demo"):
             from safetensors import SafetensorError
             from safetensors.torch import load_file
-        except ModuleNotFoundError as error:
-            raise CommandError(f"{shown(file)} needs safetensors; pip install safetensors brings it") from error
         try:
             return load_file(file)
         except SafetensorError as error:
