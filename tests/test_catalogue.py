@@ -84,7 +84,7 @@ def test_explain_knows_it() -> None:
         )
     alone = explain(model, x, "conv", [1], methods=["Smooth HiResCAM"], generator=generator(), **NOISE)
     assert list(alone.maps) == [("Smooth HiResCAM", "conv", 1)]
-    with pytest.raises(ValueError, match="methods: must be one of .*'Smooth HiResCAM', but is 'other'"):
+    with pytest.raises(ValueError, match=r"methods: must be one of .*'Smooth HiResCAM', but is 'other'"):
         explain(model, x, "conv", methods=["other"])
 
 

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from torch import Tensor
 
+from captum_sgcampp._extras import missing
 from captum_sgcampp.dataset.files import write_shared
 from captum_sgcampp.dataset.settings import ATTRIBUTES, differences
 
@@ -225,4 +226,4 @@ def _other_names(there: list[str], here: list[str]) -> list[str]:
 def require_safetensors() -> None:
     """Raises an ImportError that says how to install safetensors, if it is missing."""
     if importlib.util.find_spec("safetensors") is None:
-        raise ImportError("The maps of a dataset need safetensors: pip install 'captum-sgcampp[maps]'.")
+        raise ImportError(f"{missing('safetensors', 'maps')}.")
