@@ -3,10 +3,12 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 
 import torch
 from torch import Generator, Tensor
+
+from captum_sgcampp._checks import require_integer
 
 IMAGES_AT_ONCE = {"cpu": 5}
 """The default number of noisy images in one forward pass, by type of device.
@@ -160,11 +162,3 @@ def even_parts(total: int, max_part: int) -> Iterator[int]:
     n_parts = math.ceil(total / max_part)
     for number in range(n_parts):
         yield total // n_parts + (number < total % n_parts)
-
-
-def require_integer(name: str, value: object, minimum: int) -> None:
-    """Raises if a parameter is not an integer, or too small."""
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name}: must be an integer, but is {value!r}.")
-    if int(value) < minimum:
-        raise ValueError(f"{name}: must be at least {minimum}, but is {value}.")

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from captum_sgcampp.layers import closest
+from captum_sgcampp._checks import closest
 
 _FLAGS = {
     "filters": "--filters",

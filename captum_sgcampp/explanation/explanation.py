@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from captum_sgcampp import formulas, page, picture
+from captum_sgcampp._checks import indices_of, require_choice
 from captum_sgcampp._passes import user_warnings
 from captum_sgcampp._passes.averaging import Averaging
 from captum_sgcampp._passes.examples import as_one_example
@@ -23,7 +24,6 @@ from captum_sgcampp._probe.probe import LayerProbe
 from captum_sgcampp.explanation.arguments import (
     ClassNames,
     choose_classes,
-    indices_of_classes,
     names_of_classes,
     names_of_layers,
     one_stdev,
@@ -36,7 +36,7 @@ from captum_sgcampp.explanation.photograph import pixels
 from captum_sgcampp.explanation.recipe import Recipe, seed_of
 from captum_sgcampp.formulas import ALPHAS, Derivatives
 from captum_sgcampp.layers import is_named
-from captum_sgcampp.methods.base import as_forward_args, require_choice
+from captum_sgcampp.methods.base import as_forward_args
 from captum_sgcampp.picture import Box, Panel, Row
 
 
@@ -305,7 +305,7 @@ def explain(
         show_progress=show_progress,
         with_clean_derivatives=not all(smooth),
     )
-    chosen = None if targets is None else indices_of_classes(targets)
+    chosen = None if targets is None else indices_of("targets", targets, "class")
 
     def choose(output: Tensor) -> list[int]:
         require_row_of_scores(output)

@@ -1,6 +1,6 @@
 """The base of all class activation maps: weights times a layer's activations."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from captum_sgcampp._captum import (
     _format_additional_forward_args,
     _format_outputs,
 )
+from captum_sgcampp._checks import require_choice
 from captum_sgcampp._passes import user_warnings
 from captum_sgcampp._passes.averaging import Averaging
 from captum_sgcampp._passes.examples import as_examples
@@ -168,12 +169,6 @@ class CamAttribution(LayerAttribution, GradientAttribution):
 def as_forward_args(additional_forward_args: object) -> tuple[Any, ...]:
     """Formats the further arguments of the model as a tuple, as Captum does, ready for autograd."""
     return tuple(map(_for_autograd, _format_additional_forward_args(additional_forward_args) or ()))
-
-
-def require_choice(name: str, value: object, choices: Collection[str]) -> None:
-    """Raises a ValueError if a parameter is not one of its choices."""
-    if value not in choices:
-        raise ValueError(f"{name}: must be one of {', '.join(map(repr, choices))}, but is {value!r}.")
 
 
 def _as_list(targets: Iterable[TargetType]) -> list[TargetType]:
