@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -108,14 +109,12 @@ def test_nothing_in_the_data_looks_like_html(tmp_path: Path) -> None:
 def test_it_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "page.html"
     file.write_text("as it was")
-    write = Path.write_bytes
 
-    def run_out_of_space(path: Path, content: bytes) -> int:
-        write(path, content[:100])
+    def run_out_of_space(_descriptor: int) -> None:
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", run_out_of_space)
+        patch.setattr(os, "fsync", run_out_of_space)
         with pytest.raises(OSError, match="no space left"):
             explanation().save_page(file)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("page.html", "as it was")]
