@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM, attribute_dataset, open_maps
-from captum_sgcampp.dataset import shards
+from captum_sgcampp._files import write_whole
 from captum_sgcampp.dataset.run import shards_in_order
 
 N_PHOTOGRAPHS = 10
@@ -176,14 +176,13 @@ def test_two_runs_at_once_do_no_harm(root: Path, tmp_path: Path) -> None:
 
 def test_two_runs_of_different_methods_at_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second starts when the first has looked whether there is a record, and not yet written its own."""
-    write_whole = shards.write_whole
 
     def second_first(*args: Any, **kwargs: Any) -> None:
-        monkeypatch.setattr(shards, "write_whole", write_whole)
+        monkeypatch.setattr("captum_sgcampp.dataset.shards.write_whole", write_whole)
         attribute(root, tmp_path / "maps", seed=2)
         write_whole(*args, **kwargs)
 
-    monkeypatch.setattr(shards, "write_whole", second_first)
+    monkeypatch.setattr("captum_sgcampp.dataset.shards.write_whole", second_first)
     with pytest.raises(ValueError, match="another run: seed is 2 there and 1 here"):
         attribute(root, tmp_path / "maps", seed=1)
     assert open_maps(tmp_path / "maps").settings["seed"] == 2

@@ -14,8 +14,8 @@ from models import cut_model, images, seeded
 from torch import Generator, Tensor, nn
 
 from captum_sgcampp import Explanation, explain, list_layers
+from captum_sgcampp._passes.noise import seed_of
 from captum_sgcampp.explanation import METHODS
-from captum_sgcampp.explanation.recipe import seed_of
 from captum_sgcampp.layers import last_maps
 from captum_sgcampp.page import MAX_BYTES, save_page
 

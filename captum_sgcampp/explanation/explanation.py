@@ -1,7 +1,7 @@
 """From a model and an input to an explanation: probabilities, and the map of each method, layer and target."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ from captum_sgcampp.explanation.arguments import (
 )
 from captum_sgcampp.explanation.example_view import ExampleView
 from captum_sgcampp.explanation.photograph import pixels
-from captum_sgcampp.explanation.recipe import Recipe, seed_of
+from captum_sgcampp.explanation.recipe import Recipe
 from captum_sgcampp.formulas import ALPHAS, Derivatives
 from captum_sgcampp.layers import is_named
 from captum_sgcampp.methods.base import as_forward_args
@@ -285,10 +285,6 @@ def explain(
     names = names_of_layers(model, layers)
     smooth = [_METHODS[method].smooth for method in methods]
     noise = Noise(n_samples if any(smooth) else 0, stdevs, n_samples_batch_size, generator)
-    noise.check((inputs,))
-    if noise.n_samples:
-        noise = replace(noise, generator=noise.source((inputs,)))  # already here, to know its seed
-    seed = seed_of(noise.generator)
     shown = _input_as_photograph(inputs) if photograph is None else pixels(photograph)
     selection = Selection(filters, subset, region)
     # Other filters cost nothing, and the page shows them; only true derivatives are taken filter by filter.
@@ -335,7 +331,7 @@ def explain(
         model_name=model_name or type(model).__name__,
         n_samples=noise.n_samples,
         stdevs=stdevs,
-        seed=seed,
+        seed=averages.seed,
         alpha=alpha,
         derivatives=derivatives,
         has_reshape_transform=reshape_transform is not None,

@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
-from torch import Generator
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -25,12 +22,3 @@ class Recipe:
     """Whether the model returns its scores within an object, so that the methods need a function around it."""
     layers_by_name: frozenset[str]
     """The layers that ``model.get_submodule`` finds by their names."""
-
-
-def seed_of(generator: object) -> int | None:
-    """The seed that a generator was given, if it has not been used since; otherwise None."""
-    if not isinstance(generator, Generator):
-        return None
-    seed = generator.initial_seed()
-    fresh = Generator(generator.device).manual_seed(seed)
-    return seed if torch.equal(fresh.get_state(), generator.get_state()) else None

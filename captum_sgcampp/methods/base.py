@@ -133,7 +133,6 @@ class CamAttribution(LayerAttribution, GradientAttribution):
             )
         noise = noise or Noise()
         inputs = as_examples(inputs)
-        noise.check(inputs)
         several = target if isinstance(target, SeveralTargets) else SeveralTargets(lambda _output: [target])
         keep_graph = bool(grad_kwargs and grad_kwargs.get("create_graph"))
         layers = self.layer if isinstance(self.layer, list) else [self.layer]
