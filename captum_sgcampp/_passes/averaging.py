@@ -23,7 +23,8 @@ from captum_sgcampp._passes.layer_view import LayerView
 from captum_sgcampp._passes.noise import Noise
 from captum_sgcampp._passes.noisy_passes import CopiesPass, NoisyPasses
 from captum_sgcampp._passes.sources import DerivativeSource, PassDerivatives
-from captum_sgcampp._probe.probe import LayerPass, LayerProbe
+from captum_sgcampp._probe.layer_pass import LayerPass
+from captum_sgcampp._probe.probe import LayerProbe
 from captum_sgcampp._probe.targets import as_target
 from captum_sgcampp.formulas import Derivatives
 
