@@ -22,6 +22,7 @@ from captum_sgcampp._passes.clean_pass import CleanPass, CleanTensor
 from captum_sgcampp._passes.layer_view import LayerView
 from captum_sgcampp._passes.noise import Noise
 from captum_sgcampp._passes.noisy_passes import CopiesPass, NoisyPasses
+from captum_sgcampp._passes.running_sum import RunningSum
 from captum_sgcampp._passes.sources import DerivativeSource, PassDerivatives
 from captum_sgcampp._probe.layer_pass import LayerPass
 from captum_sgcampp._probe.probe import LayerProbe
@@ -111,7 +112,7 @@ class Averaging:
         noise = self.noise.bind(inputs)  # before the model may draw numbers
         take_clean = partial(self._clean_pass, choose_targets=choose_targets)
         clean = self.probe.run(inputs, forward_args, take_clean, with_activations=True)
-        sums = [[_RunningSum() for _ in clean.tensors] for _ in clean.targets]
+        sums = [[RunningSum() for _ in clean.tensors] for _ in clean.targets]
         if not noise.n_samples:
             _add(sums, clean.derivatives)
         else:
@@ -202,7 +203,7 @@ class Averaging:
     def _warn(
         self,
         clean: CleanPass,
-        sums: "list[list[_RunningSum]]",
+        sums: list[list[RunningSum]],
         statistics: list[list[LayerStatistics]],
     ) -> None:
         messages: list[str] = []
@@ -222,31 +223,7 @@ class Averaging:
         user_warnings.warn(messages)
 
 
-@dataclass
-class _RunningSum:
-    """The derivatives at one layer tensor, summed over the noise samples so far."""
-
-    n_samples: int = 0
-    same_gradient: bool = True
-    total: Derivatives | None = None
-    first_gradient: Tensor | None = field(default=None, repr=False)
-
-    def add(self, derivatives: PassDerivatives) -> None:
-        """Adds the samples of a pass."""
-        if self.same_gradient:
-            if self.first_gradient is None:
-                self.first_gradient = derivatives.gradients[0].detach().clone()  # so that the rest can be freed
-            self.same_gradient = user_warnings.same_gradient(derivatives.gradients, self.first_gradient)
-        self.n_samples += len(derivatives.gradients)
-        self.total = derivatives.summed if self.total is None else self.total + derivatives.summed
-
-    def mean(self) -> Derivatives:
-        """The mean over the samples."""
-        assert self.total is not None, "there is always one pass"
-        return self.total / self.n_samples
-
-
-def _add(sums: list[list[_RunningSum]], derivatives: list[list[PassDerivatives]]) -> None:
+def _add(sums: list[list[RunningSum]], derivatives: list[list[PassDerivatives]]) -> None:
     for sums_at_target, at_target in zip(sums, derivatives, strict=True):
         for running_sum, at_tensor in zip(sums_at_target, at_target, strict=True):
             running_sum.add(at_tensor)
