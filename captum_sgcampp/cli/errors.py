@@ -4,8 +4,8 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
+from captum_sgcampp._checks import closest
 from captum_sgcampp._extras import missing
-from captum_sgcampp.layers import closest
 
 _FLAGS = {
     "filters": "--filters",
