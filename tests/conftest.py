@@ -63,3 +63,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def _tests(number: int) -> str:
     return f"{number} test{'s' * (number != 1)}"
+
+
+@pytest.fixture
+def coarse_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half the resolution, as most of the time of the command goes into the pixels of pictures."""
+    monkeypatch.setattr("captum_sgcampp.picture.DPI", 100)

@@ -35,6 +35,8 @@ CPU = torch.device("cpu")
 FAST = ["--n-samples", "2", "--methods", "smooth-grad-cam++"]
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
+
 
 @pytest.fixture(autouse=True)
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
