@@ -18,7 +18,8 @@ import torch
 from speed import MEMORY_ENVIRONMENT, peak_mebibytes_of
 from torch import nn
 
-from captum_sgcampp import LayerGradCamPlusPlus, higher_derivatives
+from captum_sgcampp import LayerGradCamPlusPlus
+from captum_sgcampp._passes import higher_derivatives
 
 GRIDS = {32: (2, 2), 128: (4, 4), 512: (8, 8), 1024: (8, 16)}
 """The grid of the layer, which has 8 channels, by its number of positions."""

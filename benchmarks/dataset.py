@@ -28,8 +28,8 @@ from torchvision import models
 from torchvision.datasets import ImageFolder
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, attribute_dataset
-from captum_sgcampp.cam_attribution import CamAttribution
-from captum_sgcampp.noise import images_at_once
+from captum_sgcampp._passes.noise import images_at_once
+from captum_sgcampp.methods.base import CamAttribution
 
 MODEL, LAYER = "resnet50", "layer3"
 N_SAMPLES = (0, 5)

@@ -33,7 +33,7 @@ from torchcam.methods import SmoothGradCAMpp
 from torchvision import models
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
-from captum_sgcampp.noise import default_batch_size
+from captum_sgcampp._passes.noise import default_batch_size
 
 LAYERS = {
     "resnet50": ["layer3", "layer2", "layer3.3"],

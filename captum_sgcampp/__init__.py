@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from captum_sgcampp.dataset.attribute_dataset import attribute_dataset
     from captum_sgcampp.dataset.maps import Maps, open_maps
     from captum_sgcampp.explanation import Explanation, explain
-    from captum_sgcampp.layer_grad_cam_plus_plus import LayerGradCamPlusPlus
-    from captum_sgcampp.layer_smooth_grad_cam_pp import LayerSmoothGradCAMpp
-    from captum_sgcampp.layer_smooth_layer_cam import LayerSmoothLayerCAM
     from captum_sgcampp.layers import LayerInfo, list_layers
+    from captum_sgcampp.methods.grad_cam_plus_plus import LayerGradCamPlusPlus
+    from captum_sgcampp.methods.layer_cam import LayerSmoothLayerCAM
+    from captum_sgcampp.methods.smooth_grad_cam_plus_plus import LayerSmoothGradCAMpp
     from captum_sgcampp.reshape import channels_last_to_map, tokens_to_map
 
 __version__ = "0.1.0"
@@ -36,10 +36,10 @@ __all__ = [
 # Imported on first use, so that the command can print its help without waiting for torch.
 _HOMES = {
     "Explanation": "explanation",
-    "LayerGradCamPlusPlus": "layer_grad_cam_plus_plus",
+    "LayerGradCamPlusPlus": "methods.grad_cam_plus_plus",
     "LayerInfo": "layers",
-    "LayerSmoothGradCAMpp": "layer_smooth_grad_cam_pp",
-    "LayerSmoothLayerCAM": "layer_smooth_layer_cam",
+    "LayerSmoothGradCAMpp": "methods.smooth_grad_cam_plus_plus",
+    "LayerSmoothLayerCAM": "methods.layer_cam",
     "Maps": "dataset.maps",
     "attribute_dataset": "dataset.attribute_dataset",
     "channels_last_to_map": "reshape",

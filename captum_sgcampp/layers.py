@@ -12,8 +12,8 @@ from torch.fx import GraphModule
 from torch.nn import Conv2d, DataParallel, Module
 from torch.nn.parallel import DistributedDataParallel
 
+from captum_sgcampp._models.unreached_layers import EXPORTED, SCRIPTED
 from captum_sgcampp._torch import weights_are_cached
-from captum_sgcampp.unreached_layers import EXPORTED, SCRIPTED
 
 
 @dataclass(frozen=True, eq=False)

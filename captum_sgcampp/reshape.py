@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from captum_sgcampp.patches import MAX_PREFIX_TOKENS, Grid, PatchedInputs
-from captum_sgcampp.selection import index_of
+from captum_sgcampp._models.patches import MAX_PREFIX_TOKENS, Grid, PatchedInputs
+from captum_sgcampp._passes.selection import index_of
 
 
 @dataclass(frozen=True)

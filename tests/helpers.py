@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM
-from captum_sgcampp.cam_attribution import CamAttribution
+from captum_sgcampp.methods.base import CamAttribution
 
 SMOOTH: dict[str, Any] = {"n_samples": 3, "stdevs": 0.1}
 """A little noise."""

@@ -17,10 +17,10 @@ pytest.importorskip("torchvision", reason="the command needs the extra demo")
 from cli_helpers import opened, photograph
 
 from captum_sgcampp.__main__ import main
+from captum_sgcampp._files import write_whole
 from captum_sgcampp.cli.errors import CommandError
 from captum_sgcampp.cli.outputs import page_file, picture_files
 from captum_sgcampp.cli.photographs import find
-from captum_sgcampp.files import write_whole
 
 FAST = ["--n-samples", "0", "--methods", "grad-cam"]
 

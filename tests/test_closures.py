@@ -20,7 +20,7 @@ from oracle import relative_error
 from torch import Tensor, nn
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
-from captum_sgcampp.closures import modules_of
+from captum_sgcampp._models.closures import modules_of
 
 MODEL = nn.Sequential(nn.Identity())
 OWN = threading.local()

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
-from captum_sgcampp.concessions import Concession, ConcessionNeeded, chain_of
-from captum_sgcampp.pass_state import PassState
-from captum_sgcampp.saved_tensors import DiscardedError, SavedTensors
+from captum_sgcampp._probe.concessions import Concession, ConcessionNeeded, chain_of
+from captum_sgcampp._probe.pass_state import PassState
+from captum_sgcampp._probe.saved_tensors import DiscardedError, SavedTensors
 
 N_SAMPLES = pytest.mark.parametrize("n_samples", [0, 3])
 AROUND = pytest.mark.parametrize(

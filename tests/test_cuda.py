@@ -10,7 +10,7 @@ from oracle import relative_error
 from torch import Generator, Tensor, nn
 from torchvision import models
 
-from captum_sgcampp import noise as noise_module
+from captum_sgcampp._passes import noise as noise_module
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

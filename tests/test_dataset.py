@@ -36,7 +36,7 @@ from torchvision.datasets import ImageFolder
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, attribute_dataset, open_maps
 from captum_sgcampp.dataset.batch_maps import noise_seed
-from captum_sgcampp.smooth_cam_attribution import SmoothCamAttribution
+from captum_sgcampp.methods.smooth_base import SmoothCamAttribution
 
 N_PHOTOGRAPHS = 10
 

@@ -12,7 +12,8 @@ from models import TARGETS, cut_inputs, cut_model, images, seeded
 from oracle import Channels, CutModel, alpha, by_channel, inputs_seen, noisy_copies, relative_error, samples_of
 from torch import Tensor, nn
 
-from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, channels_last_to_map, higher_derivatives
+from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, channels_last_to_map
+from captum_sgcampp._passes import higher_derivatives
 
 Transform = Callable[[Tensor], Tensor]
 

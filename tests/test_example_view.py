@@ -9,8 +9,8 @@ from models import seeded
 from torch import Tensor, nn
 
 from captum_sgcampp import LayerGradCamPlusPlus, channels_last_to_map, explain, list_layers, tokens_to_map
-from captum_sgcampp.example_view import ExampleView
-from captum_sgcampp.selection import Selection
+from captum_sgcampp._passes.selection import Selection
+from captum_sgcampp.explanation.example_view import ExampleView
 
 
 def scores() -> nn.Module:

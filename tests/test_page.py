@@ -14,9 +14,9 @@ from torch import Generator, Tensor, nn
 
 from captum_sgcampp import Explanation, explain, list_layers
 from captum_sgcampp.explanation import METHODS
+from captum_sgcampp.explanation.recipe import seed_of
 from captum_sgcampp.layers import last_maps
 from captum_sgcampp.page import MAX_BYTES, save_page
-from captum_sgcampp.recipe import seed_of
 
 
 def explanation(**arguments: Any) -> Explanation:

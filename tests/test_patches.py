@@ -11,7 +11,7 @@ from models import seeded
 from torch import Tensor, nn
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, explain, tokens_to_map
-from captum_sgcampp.patches import PatchedInputs, patch_grids
+from captum_sgcampp._models.patches import PatchedInputs, patch_grids
 from captum_sgcampp.reshape import TokensToMap
 
 Pair = tuple[int, int]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captum_sgcampp.photograph import pixels, to_rgb
+from captum_sgcampp.explanation.photograph import pixels, to_rgb
 
 GRAYS = np.arange(12).reshape(3, 4) * 23  # 8 bits, 0 to 253
 

@@ -16,7 +16,7 @@ from oracle import expected, inputs_seen, noisy_copies, relative_error
 from torch import Tensor
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
-from captum_sgcampp.selection import Selection
+from captum_sgcampp._passes.selection import Selection
 
 GRIDS = {1: (3,), 2: (3, 3), 3: (3, 3, 3)}
 """The layer's grid of `cut_model` by number of dimensions."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from captum_sgcampp import LayerSmoothGradCAMpp, explain
-from captum_sgcampp.rounding import relative_difference
+from captum_sgcampp._probe.rounding import relative_difference
 
 N_SAMPLES = 6
 INFLUENCE = "n_samples_batch_size: noisy copies go through the model one at a time, because its scores"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from captum_sgcampp import user_warnings
+from captum_sgcampp._passes import user_warnings
 from captum_sgcampp.formulas import sum_of_powers
 
 PAGE = Path(__file__).parents[1] / "docs" / "troubleshooting.md"

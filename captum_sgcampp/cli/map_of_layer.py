@@ -6,7 +6,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import Module
 
-from captum_sgcampp.patches import MAX_PREFIX_TOKENS, grids_of, is_grid_of, patch_sizes_of
+from captum_sgcampp._models.patches import MAX_PREFIX_TOKENS, grids_of, is_grid_of, patch_sizes_of
 from captum_sgcampp.reshape import TokensToMap, channels_last_to_map, tokens_to_map
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
+from captum_sgcampp._files import write_whole
 from captum_sgcampp.cli.errors import CommandError, one_line, shown
 from captum_sgcampp.cli.photographs import RESULT, Photograph, is_folder, standard_input
 from captum_sgcampp.explanation import Explanation
-from captum_sgcampp.files import write_whole
 from captum_sgcampp.page import save_page
 
 MAX_STEM = 200

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from captum_sgcampp.cli.arguments import EXAMPLE, FROM_STDIN
 from captum_sgcampp.cli.errors import CommandError, described, shown
-from captum_sgcampp.photograph import to_rgb
+from captum_sgcampp.explanation.photograph import to_rgb
 
 RESULT = "captum-sgcampp-"
 """How the names of pictures begin that the command names by itself; folders are searched for others."""

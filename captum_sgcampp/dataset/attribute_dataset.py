@@ -8,7 +8,8 @@ from typing import Any
 from captum.attr import LayerAttribution
 from torch.utils.data import Dataset
 
-from captum_sgcampp import user_warnings
+from captum_sgcampp._passes import user_warnings
+from captum_sgcampp._passes.noise import images_at_once, require_integer
 from captum_sgcampp.dataset.batch_maps import BatchMaps
 from captum_sgcampp.dataset.files import remove_temporary_files
 from captum_sgcampp.dataset.images import name_images, origin
@@ -17,7 +18,6 @@ from captum_sgcampp.dataset.run import Run
 from captum_sgcampp.dataset.settings import run_settings
 from captum_sgcampp.dataset.shards import Record, RunFolder, require_safetensors
 from captum_sgcampp.dataset.targets import LABEL, FixedTarget, Targets
-from captum_sgcampp.noise import images_at_once, require_integer
 
 
 def attribute_dataset(

@@ -12,13 +12,13 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from captum_sgcampp._captum import TargetType, _format_additional_forward_args, _run_forward
-from captum_sgcampp.cam_attribution import CamAttribution, SeveralTargets
-from captum_sgcampp.closures import modules_of
+from captum_sgcampp._models.closures import modules_of
+from captum_sgcampp._probe.probe import LayerPass, LayerProbe
 from captum_sgcampp.dataset.neighbours import Outcome
 from captum_sgcampp.dataset.targets import BatchTarget, ImageTarget, Targets
-from captum_sgcampp.layer_pass import LayerPass, LayerProbe
 from captum_sgcampp.layers import dotted_name
-from captum_sgcampp.smooth_cam_attribution import SmoothCamAttribution
+from captum_sgcampp.methods.base import CamAttribution, SeveralTargets
+from captum_sgcampp.methods.smooth_base import SmoothCamAttribution
 
 
 class Map(NamedTuple):

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from captum_sgcampp.bytecode import global_names_of, instructions_of, is_installed
+from captum_sgcampp._models.bytecode import global_names_of, instructions_of, is_installed
 from captum_sgcampp.layers import unwrap
 
 MAX_DEPTH = 50

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from captum_sgcampp.pass_state import PassState
-from captum_sgcampp.rounding import are_influenced
+from captum_sgcampp._probe.pass_state import PassState
+from captum_sgcampp._probe.rounding import are_influenced
 
 
 class Outcome(NamedTuple):

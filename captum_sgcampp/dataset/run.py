@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
-from captum_sgcampp import user_warnings
+from captum_sgcampp._passes import user_warnings
+from captum_sgcampp._passes.noise import even_parts
 from captum_sgcampp.dataset.batch_maps import BatchMaps, Map
 from captum_sgcampp.dataset.images import FileState, Images
 from captum_sgcampp.dataset.loading import Batch, Group, Loading, Task, collate, in_one_line
 from captum_sgcampp.dataset.neighbours import depends_on_neighbours
 from captum_sgcampp.dataset.progress import Progress
 from captum_sgcampp.dataset.shards import Record, Row, RunFolder
-from captum_sgcampp.noise import even_parts
 
 FIRST_IMAGES = 8
 """The number of images that must fail before the method's error is that of the run."""

@@ -16,7 +16,7 @@ from torch.nn import Module
 from torch.utils.data import Dataset
 
 import captum_sgcampp
-from captum_sgcampp.closures import modules_of
+from captum_sgcampp._models.closures import modules_of
 from captum_sgcampp.dataset.batch_maps import BatchMaps
 from captum_sgcampp.dataset.fingerprint import (
     attributes_of,

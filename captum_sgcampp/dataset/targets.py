@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from captum_sgcampp._captum import TargetType
-from captum_sgcampp.cam_attribution import require_choice
-from captum_sgcampp.noise import require_integer
+from captum_sgcampp._passes.noise import require_integer
+from captum_sgcampp.methods.base import require_choice
 
 FixedTarget = int | tuple[int, ...]
 PREDICTED, LABEL = "predicted", "label"

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from captum_sgcampp.files import write_whole
+from captum_sgcampp._files import write_whole
 from captum_sgcampp.page.contents import MAX_BYTES, contents
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Smooth Grad-CAM++ as a Captum layer attribution."""
 
-from captum_sgcampp.layer_grad_cam_plus_plus import LayerGradCamPlusPlus
-from captum_sgcampp.smooth_cam_attribution import SmoothCamAttribution
+from captum_sgcampp.methods.grad_cam_plus_plus import LayerGradCamPlusPlus
+from captum_sgcampp.methods.smooth_base import SmoothCamAttribution
 
 
 class LayerSmoothGradCAMpp(SmoothCamAttribution, LayerGradCamPlusPlus):

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from captum_sgcampp import formulas
+from captum_sgcampp._passes.higher_derivatives import second_and_third_derivatives
+from captum_sgcampp._passes.layer_view import LayerView
+from captum_sgcampp._probe.probe import LayerPass, LayerTensor, joined
 from captum_sgcampp.formulas import Derivatives
-from captum_sgcampp.higher_derivatives import second_and_third_derivatives
-from captum_sgcampp.layer_pass import LayerPass, LayerTensor, joined
-from captum_sgcampp.layer_view import LayerView
 
 SOURCES = ("powers", "exp", "autograd")
 """The values of `derivatives` that the attribution methods accept."""

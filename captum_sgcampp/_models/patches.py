@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Conv2d, Module
 
-from captum_sgcampp.closures import modules_of
+from captum_sgcampp._models.closures import modules_of
 
 Grid = tuple[int, ...]
 

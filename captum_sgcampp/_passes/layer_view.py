@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from captum_sgcampp import formulas
-from captum_sgcampp.selection import Selection
+from captum_sgcampp._passes.selection import Selection
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Module
 
-from captum_sgcampp import layouts
-from captum_sgcampp.closures import modules_of
-from captum_sgcampp.layer_view import LayerView
+from captum_sgcampp._models import layouts
+from captum_sgcampp._models.closures import modules_of
+from captum_sgcampp._models.patches import MAX_PREFIX_TOKENS, is_grid_of, patch_grids
+from captum_sgcampp._passes.layer_view import LayerView
+from captum_sgcampp._passes.selection import Selection
 from captum_sgcampp.layers import layer_name
-from captum_sgcampp.patches import MAX_PREFIX_TOKENS, is_grid_of, patch_grids
 from captum_sgcampp.reshape import for_inputs
-from captum_sgcampp.selection import Selection
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from captum_sgcampp._probe.concessions import Concession, ConcessionNeeded
 from captum_sgcampp._torch import base_of, modified_in_place, version_counter, version_of
-from captum_sgcampp.concessions import Concession, ConcessionNeeded
 
 
 class DiscardedError(RuntimeError):

@@ -18,18 +18,18 @@ from captum_sgcampp._captum import (
     _run_forward,
     _sort_key_list,
 )
+from captum_sgcampp._models.closures import modules_of
+from captum_sgcampp._models.unreached_layers import reason
+from captum_sgcampp._probe.capture import Captured, LayerCapture
+from captum_sgcampp._probe.concessions import Concession, ConcessionNeeded, chain_of
+from captum_sgcampp._probe.outputs import require_consumed, require_scores
+from captum_sgcampp._probe.pass_state import PassState
+from captum_sgcampp._probe.rounding import ROUNDING, relative_difference
+from captum_sgcampp._probe.saved_tensors import DiscardedError, SavedTensors
+from captum_sgcampp._probe.targets import select_scores
+from captum_sgcampp._probe.unfused import unfused
 from captum_sgcampp._torch import refuses_saved_tensors_hooks, weights_are_cached
-from captum_sgcampp.closures import modules_of
-from captum_sgcampp.concessions import Concession, ConcessionNeeded, chain_of
-from captum_sgcampp.layer_capture import Captured, LayerCapture
 from captum_sgcampp.layers import layer_name
-from captum_sgcampp.outputs import require_consumed, require_scores
-from captum_sgcampp.pass_state import PassState
-from captum_sgcampp.rounding import ROUNDING, relative_difference
-from captum_sgcampp.saved_tensors import DiscardedError, SavedTensors
-from captum_sgcampp.targets import select_scores
-from captum_sgcampp.unfused import unfused
-from captum_sgcampp.unreached_layers import reason
 
 Result = TypeVar("Result")
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from captum_sgcampp import user_warnings
 from captum_sgcampp._captum import (
     ExpansionTypes,
     NullProgress,
@@ -18,14 +17,15 @@ from captum_sgcampp._captum import (
     _expand_target,
     progress,
 )
-from captum_sgcampp.clean_pass import CleanPass, CleanTensor
+from captum_sgcampp._passes import user_warnings
+from captum_sgcampp._passes.clean_pass import CleanPass, CleanTensor
+from captum_sgcampp._passes.layer_view import LayerView
+from captum_sgcampp._passes.noise import Noise
+from captum_sgcampp._passes.noisy_passes import CopiesPass, NoisyPasses
+from captum_sgcampp._passes.sources import DerivativeSource, PassDerivatives
+from captum_sgcampp._probe.probe import LayerPass, LayerProbe
+from captum_sgcampp._probe.targets import as_target
 from captum_sgcampp.formulas import Derivatives
-from captum_sgcampp.layer_pass import LayerPass, LayerProbe
-from captum_sgcampp.layer_view import LayerView
-from captum_sgcampp.noise import Noise
-from captum_sgcampp.noisy_passes import CopiesPass, NoisyPasses
-from captum_sgcampp.sources import DerivativeSource, PassDerivatives
-from captum_sgcampp.targets import as_target
 
 OnProgress = Callable[[int], object]
 

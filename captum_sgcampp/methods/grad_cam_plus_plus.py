@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_sgcampp._captum import TargetType, log_usage
-from captum_sgcampp.cam_attribution import CamAttribution, require_choice
+from captum_sgcampp._passes.selection import Selection
 from captum_sgcampp.formulas import ALPHAS, Derivatives, grad_cam_pp_weights
-from captum_sgcampp.selection import Selection
+from captum_sgcampp.methods.base import CamAttribution, require_choice
 
 
 class LayerGradCamPlusPlus(CamAttribution):

@@ -12,12 +12,15 @@ from matplotlib.figure import Figure
 from torch import Generator, Tensor
 from torch.nn import Module
 
-from captum_sgcampp import formulas, page, picture, user_warnings
-from captum_sgcampp.averaging import Averaging
-from captum_sgcampp.cam_attribution import as_forward_args, require_choice
-from captum_sgcampp.example_view import ExampleView
-from captum_sgcampp.examples import as_one_example
-from captum_sgcampp.explain_arguments import (
+from captum_sgcampp import formulas, page, picture
+from captum_sgcampp._passes import user_warnings
+from captum_sgcampp._passes.averaging import Averaging
+from captum_sgcampp._passes.examples import as_one_example
+from captum_sgcampp._passes.noise import Noise
+from captum_sgcampp._passes.selection import Selection
+from captum_sgcampp._passes.sources import SOURCES
+from captum_sgcampp._probe.probe import LayerProbe
+from captum_sgcampp.explanation.arguments import (
     ClassNames,
     choose_classes,
     indices_of_classes,
@@ -28,15 +31,13 @@ from captum_sgcampp.explain_arguments import (
     require_row_of_scores,
     require_transform,
 )
+from captum_sgcampp.explanation.example_view import ExampleView
+from captum_sgcampp.explanation.photograph import pixels
+from captum_sgcampp.explanation.recipe import Recipe, seed_of
 from captum_sgcampp.formulas import ALPHAS, Derivatives
-from captum_sgcampp.layer_pass import LayerProbe
 from captum_sgcampp.layers import is_named
-from captum_sgcampp.noise import Noise
-from captum_sgcampp.photograph import pixels
+from captum_sgcampp.methods.base import as_forward_args, require_choice
 from captum_sgcampp.picture import Box, Panel, Row
-from captum_sgcampp.recipe import Recipe, seed_of
-from captum_sgcampp.selection import Selection
-from captum_sgcampp.sources import SOURCES
 
 
 class _Method(NamedTuple):

@@ -7,12 +7,12 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from captum_sgcampp import user_warnings
 from captum_sgcampp._captum import ExpansionTypes, _expand_additional_forward_args
-from captum_sgcampp.clean_pass import CleanPass
-from captum_sgcampp.layer_pass import LayerPass, LayerProbe
-from captum_sgcampp.rounding import are_influenced
-from captum_sgcampp.selected_rows import SelectionWatch
+from captum_sgcampp._passes import user_warnings
+from captum_sgcampp._passes.clean_pass import CleanPass
+from captum_sgcampp._passes.selected_rows import SelectionWatch
+from captum_sgcampp._probe.probe import LayerPass, LayerProbe
+from captum_sgcampp._probe.rounding import are_influenced
 
 Result = TypeVar("Result")
 Inputs = tuple[Tensor, ...]

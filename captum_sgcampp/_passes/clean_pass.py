@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_sgcampp._captum import TargetType
-from captum_sgcampp.noise import Noise, default_batch_size
-from captum_sgcampp.sources import PassDerivatives
+from captum_sgcampp._passes.noise import Noise, default_batch_size
+from captum_sgcampp._passes.sources import PassDerivatives
 
 
 class CleanTensor(NamedTuple):

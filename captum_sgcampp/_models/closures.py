@@ -24,7 +24,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Module
 
-from captum_sgcampp.bytecode import codes_of, global_names_of, is_installed
+from captum_sgcampp._models.bytecode import codes_of, global_names_of, is_installed
 
 _MOST_OBJECTS = 1_000
 """How many objects are looked into; more cost time, and functions that reach further are rather programs."""
@@ -61,7 +61,7 @@ def modules_of(forward_func: Callable[..., Any]) -> list[Module]:
     Example::
 
         >>> import torch
-        >>> from captum_sgcampp.closures import modules_of
+        >>> from captum_sgcampp._models.closures import modules_of
         >>> model = torch.nn.Sequential(torch.nn.ReLU())
         >>> modules_of(lambda x: model(x).mean()) == modules_of(model) == [model]
         True

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Module
 
-from captum_sgcampp.cam_attribution import require_choice
+from captum_sgcampp._passes.selection import index_of
 from captum_sgcampp.layers import dotted_name, find_layer
-from captum_sgcampp.selection import index_of
+from captum_sgcampp.methods.base import require_choice
 
 ClassNames = Sequence[str] | Mapping[int, str]
 

@@ -8,22 +8,22 @@ from captum.attr import GradientAttribution, LayerAttribution
 from torch import Tensor
 from torch.nn import Module
 
-from captum_sgcampp import user_warnings
 from captum_sgcampp._captum import (
     TargetType,
     _format_additional_forward_args,
     _format_outputs,
 )
-from captum_sgcampp.averaging import Averaging
-from captum_sgcampp.examples import as_examples
+from captum_sgcampp._passes import user_warnings
+from captum_sgcampp._passes.averaging import Averaging
+from captum_sgcampp._passes.examples import as_examples
+from captum_sgcampp._passes.layer_view import LayerView
+from captum_sgcampp._passes.noise import Noise
+from captum_sgcampp._passes.selection import Selection
+from captum_sgcampp._passes.sources import SOURCES
+from captum_sgcampp._probe.probe import LayerProbe
 from captum_sgcampp.formulas import Derivatives
-from captum_sgcampp.layer_pass import LayerProbe
-from captum_sgcampp.layer_view import LayerView
 from captum_sgcampp.layers import find_layer
-from captum_sgcampp.noise import Noise
 from captum_sgcampp.reshape import for_inputs
-from captum_sgcampp.selection import Selection
-from captum_sgcampp.sources import SOURCES
 
 
 class SeveralTargets(NamedTuple):

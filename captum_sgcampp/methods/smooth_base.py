@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 from torch import Generator, Tensor
 
 from captum_sgcampp._captum import TargetType, log_usage
-from captum_sgcampp.cam_attribution import CamAttribution
-from captum_sgcampp.noise import Noise
-from captum_sgcampp.selection import Selection
-from captum_sgcampp.user_warnings import no_noise, warn
+from captum_sgcampp._passes.noise import Noise
+from captum_sgcampp._passes.selection import Selection
+from captum_sgcampp._passes.user_warnings import no_noise, warn
+from captum_sgcampp.methods.base import CamAttribution
 
 
 class SmoothCamAttribution(CamAttribution):

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from captum_sgcampp.tensor_kinds import unsuitable
+from captum_sgcampp._probe.tensor_kinds import unsuitable
 
 _USUAL_NAMES = ("logits", "out", "scores", "output", "predictions", "pred_logits")
 

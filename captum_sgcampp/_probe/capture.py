@@ -15,6 +15,8 @@ from torch import Tensor, device
 from torch.autograd.graph import GradientEdge
 from torch.nn import Module
 
+from captum_sgcampp._probe.concessions import Concession
+from captum_sgcampp._probe.tensor_kinds import unsuitable
 from captum_sgcampp._torch import (
     gradient_edge,
     in_reentrant_checkpoint,
@@ -23,8 +25,6 @@ from captum_sgcampp._torch import (
     preserved_version,
     version_of,
 )
-from captum_sgcampp.concessions import Concession
-from captum_sgcampp.tensor_kinds import unsuitable
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_sgcampp.formulas import Derivatives, layer_cam_weights
-from captum_sgcampp.smooth_cam_attribution import SmoothCamAttribution
+from captum_sgcampp.methods.smooth_base import SmoothCamAttribution
 
 
 class LayerSmoothLayerCAM(SmoothCamAttribution):
