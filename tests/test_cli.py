@@ -1,10 +1,12 @@
 """The command line, run as a user would, down to the pixels of the picture."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pytest
@@ -292,14 +294,35 @@ def test_ctrl_c_is_one_line() -> None:
     assert (process.returncode, out, err) == (130, b"", b"captum-sgcampp: interrupted\n")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="pipes as in POSIX")
-@pytest.mark.parametrize(
-    ("given", "status"), [(["--help"], 0), (["--list-layers"], 141), pytest.param(FAST, 141, marks=pytest.mark.slow)]
-)
-def test_a_closed_pipe_is_quiet(given: list[str], status: int) -> None:
+def closed_pipe() -> TextIO:
+    """What nobody reads."""
     reading, writing = os.pipe()
     os.close(reading)
-    with os.fdopen(writing, "w") as pipe:
+    return os.fdopen(writing, "w")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes as in POSIX")
+@pytest.mark.parametrize("given", [["--list-layers"], FAST], ids=" ".join)
+def test_what_nobody_reads_any_more_is_quiet(
+    given: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closed_pipe() as pipe, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", pipe)
+        assert main(given) == 141
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes as in POSIX")
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        (["--help"], 0),
+        pytest.param(["--list-layers"], 141, marks=pytest.mark.slow),
+        pytest.param(FAST, 141, marks=pytest.mark.slow),
+    ],
+)
+def test_a_closed_pipe_is_quiet_also_when_the_process_ends(given: list[str], status: int) -> None:
+    with closed_pipe() as pipe:
         outcome = subprocess.run(
             [sys.executable, "-m", "captum_sgcampp", *given],
             stdout=pipe,
@@ -310,8 +333,35 @@ def test_a_closed_pipe_is_quiet(given: list[str], status: int) -> None:
     assert (outcome.returncode, outcome.stderr) == (status, "")
 
 
+def test_standard_output_that_cannot_be_written_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(28, "No space left on device")
+
+        def fileno(self) -> int:
+            return copy
+
+    copy = os.dup(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", Full())
+        assert main(["--list-layers"]) == 2
+    os.close(copy)
+    assert capsys.readouterr().err == "captum-sgcampp: cannot write to standard output: No space left on device\n"
+
+
+def test_standard_output_that_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", None)
+        assert main(FAST) == 0
+    assert capsys.readouterr().err == ""
+    assert Path("captum-sgcampp-camera.png").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full device")
-def test_standard_output_that_cannot_be_written_to() -> None:
+def test_a_full_device_of_a_process() -> None:
     with Path("/dev/full").open("w") as full:
         command_line = [sys.executable, "-m", "captum_sgcampp", *FAST]
         outcome = subprocess.run(command_line, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
@@ -319,8 +369,9 @@ def test_standard_output_that_cannot_be_written_to() -> None:
     assert outcome.stderr == "captum-sgcampp: cannot write to standard output: No space left on device\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="descriptors as in POSIX")
-def test_standard_output_that_is_closed() -> None:
+def test_standard_output_of_a_process_that_is_closed() -> None:
     line = f"'{sys.executable}' -m captum_sgcampp {' '.join(FAST)} >&-"
     outcome = subprocess.run(["/bin/sh", "-c", line], stderr=subprocess.PIPE, text=True, check=False)
     assert (outcome.returncode, outcome.stderr) == (0, "")
