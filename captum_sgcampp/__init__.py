@@ -9,20 +9,23 @@ if TYPE_CHECKING:
     from captum_sgcampp.dataset.maps import Maps, open_maps
     from captum_sgcampp.explanation import Explanation, explain
     from captum_sgcampp.layers import LayerInfo, list_layers
-    from captum_sgcampp.methods.grad_cam_plus_plus import LayerGradCamPlusPlus
+    from captum_sgcampp.methods.base import CamAttribution
+    from captum_sgcampp.methods.grad_cam_plus_plus import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
     from captum_sgcampp.methods.layer_cam import LayerSmoothLayerCAM
-    from captum_sgcampp.methods.smooth_grad_cam_plus_plus import LayerSmoothGradCAMpp
+    from captum_sgcampp.methods.smooth_base import SmoothCamAttribution
     from captum_sgcampp.reshape import channels_last_to_map, tokens_to_map
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CamAttribution",
     "Explanation",
     "LayerGradCamPlusPlus",
     "LayerInfo",
     "LayerSmoothGradCAMpp",
     "LayerSmoothLayerCAM",
     "Maps",
+    "SmoothCamAttribution",
     "__version__",
     "attribute_dataset",
     "channels_last_to_map",
@@ -35,12 +38,14 @@ __all__ = [
 
 # Imported on first use, so that the command can print its help without waiting for torch.
 _HOMES = {
+    "CamAttribution": "methods.base",
     "Explanation": "explanation",
     "LayerGradCamPlusPlus": "methods.grad_cam_plus_plus",
     "LayerInfo": "layers",
-    "LayerSmoothGradCAMpp": "methods.smooth_grad_cam_plus_plus",
+    "LayerSmoothGradCAMpp": "methods.grad_cam_plus_plus",
     "LayerSmoothLayerCAM": "methods.layer_cam",
     "Maps": "dataset.maps",
+    "SmoothCamAttribution": "methods.smooth_base",
     "attribute_dataset": "dataset.attribute_dataset",
     "channels_last_to_map": "reshape",
     "explain": "explanation",

@@ -277,8 +277,7 @@ def test_help_has_examples_and_says_which_layer(capsys: pytest.CaptureFixture[st
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_the_parser_knows_the_methods_and_alphas_of_the_library() -> None:
-    assert tuple(method.lower().replace(" ", "-") for method in explanation.METHODS) == arguments.METHODS
+def test_the_parser_knows_the_alphas_of_the_library() -> None:
     assert tuple(ALPHAS) == arguments.ALPHAS
 
 

@@ -19,11 +19,10 @@ from torch import Generator, Tensor
 from captum_sgcampp import explain, open_maps
 from captum_sgcampp.__main__ import main
 from captum_sgcampp.cli import maps as cli_maps
-from captum_sgcampp.cli.arguments import METHODS
 from captum_sgcampp.cli.classifier import Classifier
 from captum_sgcampp.cli.networks import load_classifier
 from captum_sgcampp.dataset.batch_maps import noise_seed
-from captum_sgcampp.explanation import METHODS as EXPLAINED
+from captum_sgcampp.methods import catalogue
 
 PHOTOGRAPHS = ["1.png", "a/1.png", "a/b c/2.jpg", "a/b c/d,e/3.png"]
 NETWORK = """
@@ -92,7 +91,7 @@ def assert_equal_to_rounding(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
 
-@pytest.mark.parametrize(("method", "spelled"), list(zip(EXPLAINED, METHODS, strict=True)))
+@pytest.mark.parametrize(("method", "spelled"), [(method.name, method.word) for method in catalogue.METHODS])
 def test_the_maps_are_those_of_explain(method: str, spelled: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["photos", "--maps", "maps", *FAST, "--methods", spelled, "--batch-size", "3"]) == 0
     assert capsys.readouterr().out == ""

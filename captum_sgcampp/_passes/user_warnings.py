@@ -52,9 +52,10 @@ def _is_random_or_updated(module: Module) -> bool:
     return type(module).__name__ == "DropPath" and bool(getattr(module, "drop_prob", 0))  # of timm and others
 
 
-def no_noise(method: str) -> Iterator[str]:
-    """A smooth method without noise, which is the paper's default."""
-    yield f"n_samples: is 0, so no noise is added and the map is that of {method}. Give a number such as n_samples=25."
+def no_noise(method: str | None) -> Iterator[str]:
+    """A smooth method without noise, which is the paper's default, and what it is called then, if that is known."""
+    map_of = f" and the map is that of {method}" if method else ""
+    yield f"n_samples: is 0, so no noise is added{map_of}. Give a number such as n_samples=25."
 
 
 def repeated_layer(layer: str, calls: int) -> Iterator[str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from captum_sgcampp import __version__
+from captum_sgcampp.methods import catalogue
 
 DEFAULT_MODEL = "efficientnet_lite0"
 """A network whose weights come with pip."""
@@ -12,8 +13,8 @@ EXAMPLE = "camera"
 """The photograph that is explained if none is given; it comes with scikit-image."""
 FROM_STDIN = Path("-")
 """The argument that stands for standard input."""
-METHODS = ("grad-cam", "grad-cam++", "smooth-grad-cam++", "smooth-layer-cam")
-"""The methods of :func:`captum_sgcampp.explain`, as the command spells them."""
+DEFAULT_METHOD = catalogue.by_name()[catalogue.DEFAULT].word
+"""The method to show where only one is shown."""
 ALPHAS = ("bounded", "eq5", "eq7")
 """The forms of alpha of :class:`captum_sgcampp.LayerGradCamPlusPlus`."""
 
@@ -148,6 +149,7 @@ def _add_layer(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_explanation(parser: argparse.ArgumentParser) -> None:
+    words = list(catalogue.by_word())
     explanation = parser.add_argument_group("explanation")
     explained = explanation.add_mutually_exclusive_group()
     explained.add_argument(
@@ -163,9 +165,9 @@ def _add_explanation(parser: argparse.ArgumentParser) -> None:
     explanation.add_argument(
         "--methods",
         nargs="+",
-        choices=METHODS,
+        choices=words,
         metavar="METHOD",
-        help=f"some of {', '.join(METHODS)}; default: all, or smooth-grad-cam++ with --filters",
+        help=f"some of {', '.join(words)}; default: all, or {DEFAULT_METHOD} with --filters",
     )
     explanation.add_argument(
         "--n-samples",
@@ -220,7 +222,7 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
         type=_path,
         metavar="FOLDER",
         help="write the maps as numbers, with an index, instead of pictures (which --output adds); a run that was "
-        "interrupted goes on; the method is smooth-grad-cam++ unless --methods names another; each photograph has "
+        f"interrupted goes on; the method is {DEFAULT_METHOD} unless --methods names another; each photograph has "
         "noise of its own",
     )
     maps.add_argument(

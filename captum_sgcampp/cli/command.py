@@ -13,14 +13,14 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from captum_sgcampp import Explanation, explain
-from captum_sgcampp.cli.arguments import METHODS
+from captum_sgcampp.cli.arguments import DEFAULT_METHOD
 from captum_sgcampp.cli.classifier import ChosenLayers, Classifier
 from captum_sgcampp.cli.errors import CommandError, described, in_the_commands_words, one_line
 from captum_sgcampp.cli.maps import default_device, is_first_process, write_maps
 from captum_sgcampp.cli.networks import load_classifier
 from captum_sgcampp.cli.outputs import page_file, picture_files, write_page, write_picture
 from captum_sgcampp.cli.photographs import find
-from captum_sgcampp.explanation import METHODS as EXPLAINED
+from captum_sgcampp.methods import catalogue
 
 N_PRINTED = 5
 """The number of most probable classes that are printed."""
@@ -132,8 +132,8 @@ def _drawn(explanation: Explanation, scale: str | None) -> Figure:
 
 def _methods(options: argparse.Namespace) -> list[str]:
     """The methods to show side by side; by default all, or with filters only one, which then has a panel for each."""
-    chosen = options.methods or (["smooth-grad-cam++"] if options.filters else METHODS)
-    return [method for method, spelled in zip(EXPLAINED, METHODS, strict=True) if spelled in chosen]
+    chosen = options.methods or ([DEFAULT_METHOD] if options.filters else catalogue.by_word())
+    return [method.name for method in catalogue.METHODS if method.word in chosen]
 
 
 def _device(name: str | None) -> torch.device:

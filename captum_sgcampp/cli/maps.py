@@ -14,22 +14,13 @@ from torch import Tensor
 from torch.nn import Module
 from torch.utils.data import Dataset
 
-from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM, attribute_dataset
+from captum_sgcampp import attribute_dataset
+from captum_sgcampp.cli.arguments import DEFAULT_METHOD
 from captum_sgcampp.cli.classifier import ChosenLayers, Classifier, preprocessed
 from captum_sgcampp.cli.errors import CommandError, described, in_the_commands_words
 from captum_sgcampp.cli.photographs import Photograph, opened
 from captum_sgcampp.explanation import logits_of
-from captum_sgcampp.formulas import Derivatives, grad_cam_weights
-
-DEFAULT_METHOD = "smooth-grad-cam++"
-
-
-class GradCam(LayerGradCamPlusPlus):
-    """Grad-CAM, for any layer that can be seen as a map."""
-
-    def weights(self, activations: Tensor, derivatives: Derivatives) -> Tensor:  # noqa: ARG002
-        """Averages the gradient over the positions of each channel."""
-        return grad_cam_weights(derivatives)
+from captum_sgcampp.methods import catalogue
 
 
 class Photographs(Dataset[Tensor]):
@@ -176,8 +167,8 @@ def _method(
     classifier: Classifier, layers: ChosenLayers, options: argparse.Namespace
 ) -> tuple[LayerAttribution, dict[str, Any]]:
     """The method, and its parameters of the noise."""
-    chosen = (options.methods or [DEFAULT_METHOD])[0]
-    noise = {"n_samples": options.n_samples, "stdevs": options.stdevs}
+    method = catalogue.by_word()[(options.methods or [DEFAULT_METHOD])[0]]
+    noise = {"n_samples": options.n_samples, "stdevs": options.stdevs} if method.is_smooth else {}
     model, names = classifier.model, layers.names
     with suppress(Exception):  # of a network that cannot be changed, or has weights of more dimensions
         # The fastest for convolutional networks; their first convolution makes the images follow.
@@ -185,11 +176,5 @@ def _method(
     if classifier.wraps_logits:
         model, names = LogitsOf(model), [f"model.{name}" for name in names]
     name: Any = names[0] if len(names) == 1 else names
-    reshape: dict[str, Any] = {"reshape_transform": classifier.reshape_transform_of(layers)}
-    if chosen == "grad-cam":
-        return GradCam(model, name, **reshape), {}
-    if chosen == "grad-cam++":
-        return LayerGradCamPlusPlus(model, name, alpha=options.alpha, **reshape), {}
-    if chosen == "smooth-layer-cam":
-        return LayerSmoothLayerCAM(model, name, **reshape), noise
-    return LayerSmoothGradCAMpp(model, name, alpha=options.alpha, **reshape), noise
+    reshape_transform = classifier.reshape_transform_of(layers)
+    return method.make(model, name, alpha=options.alpha, reshape_transform=reshape_transform), noise

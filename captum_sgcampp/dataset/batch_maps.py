@@ -17,7 +17,7 @@ from captum_sgcampp._probe.probe import LayerPass, LayerProbe
 from captum_sgcampp.dataset.neighbours import Outcome
 from captum_sgcampp.dataset.targets import BatchTarget, ImageTarget, Targets
 from captum_sgcampp.layers import dotted_name
-from captum_sgcampp.methods.base import CamAttribution, SeveralTargets
+from captum_sgcampp.methods.base import CamAttribution
 from captum_sgcampp.methods.smooth_base import SmoothCamAttribution
 
 
@@ -138,6 +138,7 @@ class BatchMaps:
         self, names: Sequence[str], images: Tensor, labels: Sequence[int | None]
     ) -> tuple[Tensor, list[BatchTarget], Sequence[Any]]:
         """Our methods choose the targets in the pass without noise, so that no further pass is needed."""
+        assert isinstance(self.method, CamAttribution)
         chosen: list[tuple[Tensor, list[BatchTarget]]] = []
 
         def choose(output: Tensor) -> list[TargetType]:
@@ -149,7 +150,7 @@ class BatchMaps:
         if isinstance(self.method, SmoothCamAttribution):
             generators = [Generator(images.device).manual_seed(noise_seed(self.seed, name)) for name in names]
             arguments = {**arguments, "generator": generators}
-        attributions = self.method.attribute(images, SeveralTargets(choose), **arguments)
+        attributions = self.method.attribute_targets(images, choose, **arguments)
         return *chosen[0], attributions
 
     def _captums(

@@ -1,6 +1,6 @@
 """The arguments of `explain` besides its input: the methods, the layers, and the classes of the model's output."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -9,19 +9,25 @@ from torch.nn import Module
 
 from captum_sgcampp._passes.selection import index_of
 from captum_sgcampp.layers import dotted_name, find_layer
+from captum_sgcampp.methods import catalogue
 from captum_sgcampp.methods.base import require_choice
+from captum_sgcampp.methods.catalogue import Method
 
 ClassNames = Sequence[str] | Mapping[int, str]
 
 
-def require_choices(name: str, values: Sequence[str], choices: Collection[str]) -> None:
-    """Raises an error unless an argument is a list of different ones of its choices."""
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise TypeError(f"{name}: must be a list, but is {values!r}.")
-    for value in values:
-        require_choice(name, value, choices)
-    if not values or len(set(values)) < len(values):
-        raise ValueError(f"{name}: must be one or several different {name}, but are {list(values)}.")
+def chosen_methods(names: Sequence[str] | None) -> list[Method]:
+    """The methods of these names; None stands for all."""
+    if names is None:
+        return list(catalogue.METHODS)
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise TypeError(f"methods: must be a list, but is {names!r}.")
+    known = catalogue.by_name()
+    for name in names:
+        require_choice("methods", name, known)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"methods: must be one or several different methods, but are {list(names)}.")
+    return [known[name] for name in names]
 
 
 def names_of_layers(model: Callable[..., Any], layers: Module | str | Sequence[Module | str]) -> dict[Module, str]:

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR_CONFIGURATION, _SAMPLE_FORMAT = 258, 262, 284, 339
 """Tags of TIFF, for what a mode of Pillow does not say."""
@@ -100,3 +102,12 @@ def _largest(values: npt.NDArray[Any], image: Image.Image, tags: Any) -> float:
 def _tiff_tags(image: Image.Image) -> Any:
     """The tags of a TIFF; none for other formats."""
     return getattr(image, "tag_v2", {})
+
+
+def input_as_photograph(inputs: Tensor) -> npt.NDArray[np.float32] | None:
+    """The input, scaled to [0, 1], as (H, W, 3); None if it is not an image."""
+    image = inputs[0].detach().float().cpu()
+    if image.dim() != 3 or len(image) not in {1, 3}:
+        return None
+    low, high = image.min(), image.max()
+    return pixels(((image - low) / (high - low).clamp_min(torch.finfo().tiny)).permute(1, 2, 0).numpy())

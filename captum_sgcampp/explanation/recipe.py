@@ -1,5 +1,6 @@
 """How the maps of an explanation were computed, so that the same call can be made again."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,13 @@ class Recipe:
     """Whether the model returns its scores within an object, so that the methods need a function around it."""
     layers_by_name: frozenset[str]
     """The layers that ``model.get_submodule`` finds by their names."""
+
+    def in_words(self, layers: Iterable[str]) -> str:
+        """The model, the layers and the noise, for the title of a picture."""
+        words = f"{self.model_name}, layer {', '.join(layers)}"
+        if self.n_samples:
+            words += f"; noise: n = {self.n_samples}, \N{GREEK SMALL LETTER SIGMA} = {self.stdevs:g}"
+        return words
 
 
 def seed_of(generator: object) -> int | None:

@@ -1,15 +1,13 @@
-"""Grad-CAM++ as a Captum layer attribution."""
+"""Grad-CAM++ and Smooth Grad-CAM++ as Captum layer attributions."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 from torch import Tensor
 from torch.nn import Module
 
-from captum_sgcampp._captum import TargetType, log_usage
-from captum_sgcampp._passes.selection import Selection
 from captum_sgcampp.formulas import ALPHAS, Derivatives, grad_cam_pp_weights
 from captum_sgcampp.methods.base import CamAttribution, require_choice
+from captum_sgcampp.methods.smooth_base import SmoothCamAttribution
 
 
 class LayerGradCamPlusPlus(CamAttribution):
@@ -89,75 +87,41 @@ class LayerGradCamPlusPlus(CamAttribution):
         """Computes the weights of eqs. (3), (8), with the chosen form of alpha."""
         return grad_cam_pp_weights(ALPHAS[self.alpha](derivatives, activations), derivatives)
 
-    @log_usage
-    def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: TargetType = None,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        relu_attributions: bool = True,
-        attr_dim_summation: bool | None = None,
-        grad_kwargs: dict[str, Any] | None = None,
-        *,
-        filters: Iterable[int] | None = None,
-        subset: Iterable[Iterable[int]] | None = None,
-        region: bool = False,
-    ) -> Tensor | Any:
-        r"""Computes the Grad-CAM++ map of each example.
 
-        The parameters are those of Captum's :meth:`LayerGradCam.attribute <captum.attr.LayerGradCam.attribute>`,
-        which documents `inputs`, `target` and `additional_forward_args` in more detail.
+class LayerSmoothGradCAMpp(SmoothCamAttribution, LayerGradCamPlusPlus):
+    r"""Smooth Grad-CAM++ for a layer: Grad-CAM++ whose derivatives are averaged over noisy copies of the input.
 
-        Args:
-            inputs: Input tensor, or a tuple of them, each (N, ...).
-            target: The class to explain: an integer, a tuple, or a tensor or list with one for each example.
-                Default: None, for a `forward_func` that returns one score for each example
-            additional_forward_args: Further arguments of `forward_func`, after the inputs. Default: None
-            attribute_to_layer_input: Attribute to the layer's input instead of its output. As with Captum, the input of
-                a layer in a frozen network counts only from that layer on, not in branches that read it earlier.
-                Default: False
-            relu_attributions: Rectify the map, as in the paper. (Captum's `LayerGradCam` does so only on request.)
-                Default: True
-            attr_dim_summation: Sum over the channels; False returns a map for each. Default: None, which sums
-                unless `filters` are given
-            grad_kwargs: Further arguments for `torch.autograd.grad`. With ``{"create_graph": True}`` the
-                attributions can themselves be differentiated. Default: None
-            filters: Indices of the channels to show (section 3.5 of the paper). Returns a map for each, in this order,
-                or with ``attr_dim_summation=True`` their sum. Default: None, all channels
-            subset: Coordinates of the neurons to show (section 3.6), one number for each spatial dimension: (row,
-                column) for a layer with two. Everything else is zero in the map. The weights still come from the
-                whole channel. Default: None, all neurons
-            region: Treat `subset` as two opposite corners of a box of neurons, both inclusive. Default: False
+    With :math:`g_s` the gradient of the score at the s-th of n noisy copies, and :math:`A` the activations of
+    the input without noise,
 
-        Returns:
-            The attributions, (N, 1, \*spatial), or (N, channels, \*spatial) if channels are not summed: a tensor; a
-            tuple of tensors if the layer has several; a list if `layer` is one. float64 where the layer is, otherwise
-            float32; not normalized; detached, unless ``create_graph`` is set.
+    .. math::
+        D_p = \frac{1}{n} \sum_s g_s^p, \qquad
+        \alpha_{ki} = \frac{D_2}{2 D_2 + \mathrm{relu}\big(\sum_j A_{kj} D_3\big)}, \qquad
+        w_k = \sum_i \alpha_{ki} \, \mathrm{relu}(D_1), \qquad
+        L_i = \mathrm{relu}\Big(\sum_k w_k A_{ki}\Big)
 
-        Raises:
-            AssertionError: `target` does not fit the output (Captum's checks).
-            IndexError: A filter or neuron is out of range for the layer.
-            RuntimeError: Several threads run the layer, and it is unknown which of them belong to this attribution.
-            TypeError: `forward_func` or the layer returns something other than tensors of floating point, or
-                `filters` or `subset` is not a list of integers.
-            ValueError: The layer does not run, the score does not depend on it, or it has no channels or positions;
-                there are no examples; `filters` or `subset` is empty, coordinates do not match the layer's spatial
-                dimensions, or `region` is given without two corners; the layer's tensor is a view of memory that the
-                model writes into and reads elsewhere.
+    as in eqs. (5) to (8) and (2) of Omeiza et al. (*Smooth Grad-CAM++*, arXiv:1908.01224), except for the ReLU in the
+    denominator, which removes the pole of eq. (5) and which ``alpha="eq5"`` omits. It averages the derivatives;
+    ``NoiseTunnel(LayerGradCamPlusPlus(...))`` averages the maps.
 
-        Warns:
-            UserWarning: The layer runs more than once in a forward pass, so the map is that of the last time;
-                activations or gradients are not finite, or activations overflow in their sum; `forward_func` has
-                dropout or batch norm in training mode; with "autograd", the second derivatives are zero.
-        """
-        return self._attribute(
-            inputs,
-            target,
-            additional_forward_args,
-            attribute_to_layer_input,
-            relu_attributions,
-            attr_dim_summation,
-            grad_kwargs,
-            Selection(filters, subset, region),
-        )
+    Parameters and errors are those of :class:`LayerGradCamPlusPlus`; :meth:`attribute` also takes the parameters of
+    the noise.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_sgcampp import LayerSmoothGradCAMpp
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 6 * 6, 10)
+        ... )
+        >>> method = LayerSmoothGradCAMpp(model, model[0])
+        >>> attribution = method.attribute(torch.rand(2, 3, 8, 8), target=3, n_samples=5, stdevs=0.3)
+        >>> attribution.shape
+        torch.Size([2, 1, 6, 6])
+
+        One map for each of two filters, and in them the neurons of the upper left quarter:
+
+        >>> corners = [(0, 0), (2, 2)]
+        >>> method.attribute(torch.rand(2, 3, 8, 8), 3, n_samples=5, filters=[4, 1], subset=corners, region=True).shape
+        torch.Size([2, 2, 6, 6])
+    """

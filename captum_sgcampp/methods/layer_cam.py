@@ -1,7 +1,6 @@
 """Smooth Layer-CAM as a Captum layer attribution."""
 
 from collections.abc import Callable
-from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import Module
@@ -38,8 +37,6 @@ class LayerSmoothLayerCAM(SmoothCamAttribution):
         >>> method.attribute(torch.rand(2, 3, 8, 8), target=3, n_samples=5, stdevs=0.3).shape
         torch.Size([2, 1, 6, 6])
     """
-
-    without_noise: ClassVar[str] = "Layer-CAM"
 
     def __init__(
         self,

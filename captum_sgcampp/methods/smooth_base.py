@@ -1,25 +1,37 @@
 """The base of the methods that average derivatives over noisy copies of the input."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 from torch import Generator, Tensor
 
 from captum_sgcampp._captum import TargetType, log_usage
 from captum_sgcampp._passes.noise import Noise
-from captum_sgcampp._passes.selection import Selection
 from captum_sgcampp._passes.user_warnings import no_noise, warn
-from captum_sgcampp.methods.base import CamAttribution
+from captum_sgcampp.methods import catalogue
+from captum_sgcampp.methods.base import Arguments, CamAttribution
 
 
 class SmoothCamAttribution(CamAttribution):
-    """Adds noise to a method: its derivatives are averaged over noisy copies of the input, eqs. (6), (7).
+    """The base of the methods whose derivatives are averaged over noisy copies of the input, eqs. (6), (7).
 
-    Attributes:
-        without_noise: The name of the method without noise.
+    A method is a subclass that overrides :meth:`weights`. Parameters and errors are those of :class:`CamAttribution`;
+    :meth:`attribute` also takes the parameters of the noise.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_sgcampp import SmoothCamAttribution
+        >>> class SmoothGradCam(SmoothCamAttribution):
+        ...     def weights(self, activations, derivatives):
+        ...         return derivatives.gradient.mean(dim=(2, 3), keepdim=True)
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 6 * 6, 10)
+        ... )
+        >>> SmoothGradCam(model, "0").attribute(torch.rand(2, 3, 8, 8), target=3, n_samples=5, stdevs=0.3).shape
+        torch.Size([2, 1, 6, 6])
     """
-
-    without_noise: ClassVar[str] = "Grad-CAM++"
 
     @log_usage
     def attribute(
@@ -43,7 +55,7 @@ class SmoothCamAttribution(CamAttribution):
     ) -> Tensor | Any:
         r"""Computes the map of each example.
 
-        The first seven parameters are those of :meth:`LayerGradCamPlusPlus.attribute`, which also documents what is
+        The first seven parameters are those of :meth:`CamAttribution.attribute`, which also documents what is
         returned and raised. The noise parameters mean what Captum's :class:`~captum.attr.NoiseTunnel` means by
         `nt_samples`, `stdevs` and `nt_samples_batch_size`. Tensors in `additional_forward_args`, and a `target` for
         each example, are repeated along with the inputs.
@@ -82,7 +94,7 @@ class SmoothCamAttribution(CamAttribution):
             show_progress: Show a progress bar over the noise samples. Default: False
 
         Returns:
-            The attributions, as :meth:`LayerGradCamPlusPlus.attribute` returns them.
+            The attributions, as :meth:`CamAttribution.attribute` returns them.
 
         Raises:
             AssertionError: `target` does not fit the output (Captum's checks).
@@ -98,18 +110,36 @@ class SmoothCamAttribution(CamAttribution):
             UserWarning: `n_samples` is 0; the gradient is the same for all noisy copies, so that smoothing changes
                 nothing; or copies go through the model one at a time although shapes let them share a pass.
         """
-        noise = Noise(n_samples, stdevs, n_samples_batch_size, generator)
-        if not noise.n_samples:
-            warn(no_noise(self.without_noise))
-        return self._attribute(
-            inputs,
-            target,
+        arguments = self._arguments(
             additional_forward_args,
             attribute_to_layer_input,
             relu_attributions,
             attr_dim_summation,
             grad_kwargs,
-            Selection(filters, subset, region),
-            noise=noise,
+            n_samples=n_samples,
+            stdevs=stdevs,
+            n_samples_batch_size=n_samples_batch_size,
+            generator=generator,
+            filters=filters,
+            subset=subset,
+            region=region,
             show_progress=show_progress,
         )
+        return self._attribute(inputs, lambda _output: [target], arguments)[0]
+
+    def _arguments(
+        self,
+        *args: Any,
+        n_samples: int = 0,
+        stdevs: float | Sequence[float] = 0.15,
+        n_samples_batch_size: int | None = None,
+        generator: Generator | Sequence[Generator] | None = None,
+        show_progress: bool = False,
+        **kwargs: Any,
+    ) -> Arguments:
+        noise = Noise(n_samples, stdevs, n_samples_batch_size, generator)
+        arguments = replace(super()._arguments(*args, **kwargs), noise=noise, show_progress=show_progress)
+        if not noise.n_samples:
+            known = catalogue.method_of(type(self))
+            warn(no_noise(known.without_noise if known else None))
+        return arguments

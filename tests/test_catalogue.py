@@ -1,0 +1,168 @@
+"""A fifth method: a subclass and a row of the table, and everything knows it."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import browser as chrome
+import numpy as np
+import pytest
+import torch
+from models import images
+from PIL import Image
+from torch import Generator, Tensor, nn
+from torch.utils.data import TensorDataset
+
+from captum_sgcampp import Explanation, SmoothCamAttribution, attribute_dataset, explain, open_maps
+from captum_sgcampp.formulas import Derivatives
+from captum_sgcampp.methods import catalogue
+from captum_sgcampp.methods.catalogue import Method
+
+NOISE: dict[str, Any] = {"n_samples": 3, "stdevs": 0.3}
+
+
+class SmoothHiResCam(SmoothCamAttribution):
+    """HiResCAM on averaged gradients: each position is weighted by its gradient, of either sign."""
+
+    def weights(self, activations: Tensor, derivatives: Derivatives) -> Tensor:  # noqa: ARG002
+        return derivatives.gradient
+
+
+FIFTH = Method("Smooth HiResCAM", "smooth-hirescam", __name__, "SmoothHiResCam", is_smooth=True)
+
+
+@pytest.fixture(autouse=True)
+def with_a_fifth_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "METHODS", (*catalogue.METHODS, FIFTH))
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Conv2d(4, 5, 3), nn.Tanh())
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(20, 6), nn.Tanh(), nn.Linear(6, 4))
+    return nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 4, 3), relu=nn.ReLU(), block=block, head=head)).eval()
+
+
+def generator() -> Generator:
+    return Generator().manual_seed(0)
+
+
+def fifth_map(model: Any, inputs: Tensor, layer: str, target: int, **options: Any) -> Tensor:
+    attribution: Tensor = SmoothHiResCam(model, layer).attribute(
+        inputs, target, generator=generator(), **{**NOISE, **options}
+    )
+    assert attribution.any()
+    return attribution
+
+
+def explanation() -> tuple[Any, Tensor, Explanation]:
+    model, x = network(), images(1, 3, 11, 13, dtype=torch.float32)
+    explained = explain(model, x, ["conv", "block"], [1, 2], generator=generator(), **NOISE)
+    return model, x, explained
+
+
+def test_each_class_is_found_by_its_row() -> None:
+    for method in catalogue.METHODS:
+        assert catalogue.method_of(method.load()) is method
+    assert catalogue.method_of(type("Other", (SmoothHiResCam,), {})) is None
+    assert len(catalogue.by_name()) == len(catalogue.by_word()) == len(catalogue.METHODS)
+
+
+def test_explain_knows_it() -> None:
+    model, x, explained = explanation()
+    assert [method for method, layer, target in explained.maps if (layer, target) == ("conv", 1)] == [
+        "Grad-CAM",
+        "Grad-CAM++",
+        "Smooth Grad-CAM++",
+        "Smooth Layer-CAM",
+        "Smooth HiResCAM",
+    ]
+    for layer in ("conv", "block"):
+        torch.testing.assert_close(
+            explained.maps["Smooth HiResCAM", layer, 2], fifth_map(model, x, layer, 2), rtol=1e-5, atol=1e-6
+        )
+    alone = explain(model, x, "conv", [1], methods=["Smooth HiResCAM"], generator=generator(), **NOISE)
+    assert list(alone.maps) == [("Smooth HiResCAM", "conv", 1)]
+    with pytest.raises(ValueError, match="methods: must be one of .*'Smooth HiResCAM', but is 'other'"):
+        explain(model, x, "conv", methods=["other"])
+
+
+def test_a_method_without_a_name_for_no_noise_says_only_that_there_is_none() -> None:
+    model, x, _ = explanation()
+    with pytest.warns(UserWarning, match=r"^n_samples: is 0, so no noise is added\. Give a number"):
+        SmoothHiResCam(model, "conv").attribute(x, 1)
+
+
+def test_datasets_know_it(tmp_path: Path) -> None:
+    model, x = network(), images(3, 3, 11, 13, dtype=torch.float32)
+    maps = attribute_dataset(SmoothHiResCam(model, "conv"), TensorDataset(x), tmp_path / "maps", target=1, **NOISE)
+    assert len(maps) == 3 and all(maps[name].any() for name in maps.names)
+
+
+MODEL = """
+import torch
+from torch import nn
+from torchvision.transforms.functional import resize, to_tensor
+
+def load():
+    torch.manual_seed(0)
+    features = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU())
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(54, 8), nn.ReLU(), nn.Linear(8, 4))
+    return nn.Sequential(features, head), lambda photograph: to_tensor(resize(photograph, (32, 32))), None
+"""
+
+
+def test_the_command_knows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torchvision", reason="the command needs the extra demo")
+    from captum_sgcampp.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    Path("model.py").write_text(MODEL)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((40, 40)).save("photo.png")
+    given = ["photo.png", "--model", "model.py:load", "--layer", "0.2", "--n-samples", "2", "--seed", "1"]
+
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "smooth-hirescam" in capsys.readouterr().out
+    assert main([*given, "--methods", "grad-cam", "smooth-hirescam", "--output", "two.png"]) == 0
+    assert main([*given, "--methods", "grad-cam", "--output", "one.png"]) == 0
+    with Image.open("one.png") as one, Image.open("two.png") as two:
+        assert two.width > one.width + 100
+
+    maps: dict[str, Tensor] = {}
+    for word in ("smooth-hirescam", "smooth-layer-cam", "smooth-grad-cam++"):
+        assert main([*given, "--methods", word, "--maps", word]) == 0
+        maps[word] = open_maps(word)["photo.png"]
+    assert maps["smooth-hirescam"].any()
+    assert not any(torch.equal(maps["smooth-hirescam"], other) for word, other in maps.items() if word != FIFTH.word)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with chrome.chromium() as found:
+        yield found
+
+
+def test_the_call_that_a_page_prints_can_be_run(chromium: Any, tmp_path: Path) -> None:
+    model, x, explained = explanation()
+    explained.save_page(tmp_path / "page.html")
+    with chrome.open_page(chromium, tmp_path / "page.html") as page:
+        page.wait_for_function("document.fonts.status === 'loaded'")
+        shown = page.evaluate(SHOWN, {"method": "Smooth HiResCAM", "layer": "block", "target": 2})
+    names: dict[str, Any] = {"model": model, "x": x}
+    exec(shown["call"], names)  # noqa: S102
+    assert f"from {__name__} import SmoothHiResCam" in shown["call"]
+    wanted: Tensor = names["attribution"]
+    assert torch.equal(wanted, fifth_map(model, x, "block", 2))
+    actual = torch.tensor(shown["map"]).reshape(wanted.shape)
+    torch.testing.assert_close(actual, wanted, rtol=1e-2, atol=1e-2 * float(wanted.max()))
+
+
+SHOWN = """async (choice) => {
+    await choose(choice);
+    return { map: [...shownMap()], call: element("call").textContent };
+}"""
