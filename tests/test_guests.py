@@ -11,58 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from captum._utils.gradient import compute_layer_gradients_and_eval
-from helpers import hooks_on, one
-from models import CLASSES, TARGETS, cut_inputs, cut_model, images, seeded
-from oracle import CutModel, example_map, inputs_seen, relative_error
+from helpers import FROZEN, N_SAMPLES, SETTINGS, attribute, captums_map, hooks_on, one
+from models import CLASSES, TARGETS, cut_inputs, cut_model, images, remade, seeded
+from oracle import CutModel, inputs_seen, relative_error
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
-
-N_SAMPLES = pytest.mark.parametrize("n_samples", [0, 3])
-FROZEN = pytest.mark.parametrize("frozen", [False, True], ids=["trainable", "frozen"])
-SETTINGS = pytest.mark.parametrize(
-    ("n_samples", "frozen"), [(0, False), (3, False), (3, True)], ids=["plain", "noise", "noise, frozen"]
-)
-
-
-def attribute(model: Any, layer: Any, n_samples: int = 0, inputs: Tensor | None = None, **options: Any) -> Tensor:
-    """The map before the ReLU, for `TARGETS`, with the same noise each time, and one copy of the inputs in a pass."""
-    inputs = cut_inputs() if inputs is None else inputs
-    options = {"target": TARGETS[: len(inputs)], "relu_attributions": False, **options}
-    method = options.pop("method", {})
-    if not n_samples:
-        return one(LayerGradCamPlusPlus(model, layer, **method).attribute(inputs, **options))
-    noise: dict[str, Any] = {
-        "n_samples": n_samples,
-        "n_samples_batch_size": 1,
-        "generator": torch.Generator().manual_seed(3),
-    }
-    return one(LayerSmoothGradCAMpp(model, layer, **method).attribute(inputs, **options, **noise))
-
-
-def captums_map(
-    model: nn.Module, layer: str, inputs: Tensor | None = None, transform: Callable[[Tensor], Tensor] = lambda t: t
-) -> Tensor:
-    """The map without noise that follows from Captum's gradients."""
-    inputs = cut_inputs() if inputs is None else inputs
-    (gradients,), (activations,) = compute_layer_gradients_and_eval(
-        model, model.get_submodule(layer), inputs, TARGETS[: len(inputs)]
-    )
-    return torch.stack(
-        [
-            example_map("bounded", activation.detach(), [gradient], relu=False)
-            for activation, gradient in zip(transform(activations), transform(gradients), strict=True)
-        ]
-    )
-
-
-def remade(kind: type[CutModel]) -> Any:
-    """A model of that kind from the parts of `cut_model`."""
-    plain = cut_model(smooth=True)
-    return kind(plain.below, plain.layer, plain.above).eval()
-
 
 # --- backward hooks --------------------------------------------------------------------------------------------------
 
@@ -724,7 +679,7 @@ def test_networks_of_well_known_libraries(
     build: Callable[[], nn.Module], layer: str, transform: Callable[[Tensor], Tensor], checkpoints: bool, frozen: bool
 ) -> None:
     model, inputs = seeded(build).double(), images(2, 3, 32, 32)
-    wanted = captums_map(model, layer, inputs, transform)
+    wanted = captums_map(model, layer, inputs, transform=transform)
     if checkpoints:
         with_checkpoints(model)
     model.requires_grad_(not frozen)
@@ -737,7 +692,7 @@ def test_networks_of_well_known_libraries(
 def test_a_transformer_of_hugging_face_that_is_trained_with_checkpoints() -> None:
     model = seeded(lambda: Logits(from_transformers("vit"))).double().train()  # without dropout by default
     inputs, layer = images(2, 3, 32, 32), "model.vit.layers.1.layernorm_before"
-    wanted = captums_map(model, layer, inputs, channels_first)
+    wanted = captums_map(model, layer, inputs, transform=channels_first)
     with_checkpoints(model)
     attribution = attribute(model, layer, inputs=inputs, method={"reshape_transform": channels_first})
     assert relative_error(attribution, wanted) < 1e-10
