@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import hooks_on, one, unchanged
+from helpers import N_SAMPLES, hooks_on, one, unchanged
 from models import CLASSES, TARGETS, cut_inputs, cut_model, images, seeded
 from oracle import CutModel, inputs_seen, relative_error
 from torch import Tensor, nn
@@ -30,7 +30,6 @@ from captum_sgcampp._probe.concessions import (
 from captum_sgcampp._probe.pass_state import PassState
 from captum_sgcampp._probe.saved_tensors import SavedTensors
 
-N_SAMPLES = pytest.mark.parametrize("n_samples", [0, 3])
 AROUND = pytest.mark.parametrize(
     "around",
     [lambda model: model, lambda model: lambda *args: model(*args)],  # noqa: PLW0108
