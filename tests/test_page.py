@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import importlib
 import json
+import os
 import re
 import zlib
 from pathlib import Path
@@ -17,8 +18,8 @@ from models import cut_model, images, seeded
 from torch import Generator, Tensor, nn
 
 from captum_sgcampp import Explanation, explain, list_layers
+from captum_sgcampp._passes.noise import seed_of
 from captum_sgcampp.explanation import METHODS
-from captum_sgcampp.explanation.recipe import seed_of
 from captum_sgcampp.layers import last_maps
 from captum_sgcampp.page import MAX_BYTES, save_page
 from captum_sgcampp.page.packing import pack_halves
@@ -113,14 +114,12 @@ def test_nothing_in_the_data_looks_like_html(tmp_path: Path) -> None:
 def test_it_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "page.html"
     file.write_text("as it was")
-    write = Path.write_bytes
 
-    def run_out_of_space(path: Path, content: bytes) -> int:
-        write(path, content[:100])
+    def run_out_of_space(_descriptor: int) -> None:
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", run_out_of_space)
+        patch.setattr(os, "fsync", run_out_of_space)
         with pytest.raises(OSError, match="no space left"):
             explanation().save_page(file)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("page.html", "as it was")]
