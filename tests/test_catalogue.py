@@ -163,6 +163,6 @@ def test_the_call_that_a_page_prints_can_be_run(chromium: Any, tmp_path: Path) -
 
 
 SHOWN = """async (choice) => {
-    await choose(choice);
+    await store.choose(choice);
     return { map: [...shownMap()], call: element("call").textContent };
 }"""
