@@ -151,7 +151,7 @@ def test_the_call_that_a_page_prints_can_be_run(chromium: Any, tmp_path: Path) -
     model, x, explained = explanation()
     explained.save_page(tmp_path / "page.html")
     with chrome.open_page(chromium, tmp_path / "page.html") as page:
-        page.wait_for_function("document.fonts.status === 'loaded'")
+        chrome.settled(page)
         shown = page.evaluate(SHOWN, {"method": "Smooth HiResCAM", "layer": "block", "target": 2})
     names: dict[str, Any] = {"model": model, "x": x}
     exec(shown["call"], names)  # noqa: S102

@@ -13,25 +13,24 @@ const methodOf = ({ method }) => DATA.methods.find(({ name }) => name === method
 
 /** The code that returns the map as `attribution`, given `model`, its input `x`, and what `callNotes` names. */
 export function pythonCall(recipe, layer, state) {
-  const { class_name, takes_alpha } = methodOf(state);
-  const isCaptums = class_name.startsWith("captum.");
-  // The methods take models that return a tensor. Those of Captum have no reshape_transform, and those without the form
-  // of alpha weight all noisy copies alike.
+  const { className, settings } = methodOf(state);
+  const isCaptums = className.startsWith("captum.");
+  // The methods take models that return a tensor. Those of Captum have no reshape_transform, and those without the
+  // source of the derivatives weight all noisy copies alike.
   const isExplains =
     recipe.scoresWithin ||
     (isCaptums && recipe.reshaped) ||
-    (!takes_alpha && recipe.derivatives === "exp" && isNoisy(recipe, state));
+    (!settings.includes("derivatives") && recipe.derivatives === "exp" && isNoisy(recipe, state));
   if (isExplains) return throughExplain(recipe, layer, state);
   return (isCaptums ? captums : ours)(recipe, layer, state);
 }
 
 function ours(recipe, layer, state) {
   const { neurons, region } = state;
-  const { class_name, without_noise, takes_alpha } = methodOf(state);
+  const method = methodOf(state);
   const noisy = isNoisy(recipe, state);
-  const [room, name] = split(noisy ? class_name : without_noise);
-  const settings = ["model", layer.named ? python(layer.name) : "layer"];
-  if (takes_alpha) settings.push(...formula(recipe));
+  const [room, name] = split(noisy ? method.className : method.withoutNoise);
+  const settings = ["model", layer.named ? python(layer.name) : "layer", ...formula(recipe, method.settings)];
   if (recipe.reshaped) settings.push("reshape_transform=reshape_transform");
   const parameters = inputs(recipe, state);
   if (noisy) parameters.push(...noise(recipe));
@@ -53,7 +52,7 @@ function ours(recipe, layer, state) {
 const split = (path) => [path.slice(0, path.lastIndexOf(".")), path.slice(path.lastIndexOf(".") + 1)];
 
 function captums(recipe, layer, state) {
-  const [room, name] = split(methodOf(state).class_name);
+  const [room, name] = split(methodOf(state).className);
   const filters = summedFilters(layer, state);
   const parameters = [...inputs(recipe, state), filters.length ? "attr_dim_summation=False" : "relu_attributions=True"];
   const attribution = `method.attribute(${wrapped(parameters)})${filters.length ? sumOf(filters) : ""}`;
@@ -68,13 +67,13 @@ function captums(recipe, layer, state) {
 }
 
 function throughExplain(recipe, layer, state) {
-  const { smooth, takes_alpha } = methodOf(state);
+  const { smooth, settings } = methodOf(state);
   const parameters = ["model", "x", layer.named ? python(layer.name) : "layer", `targets=[${state.target}]`];
   parameters.push(`methods=[${python(state.method)}]`);
   if (recipe.forwardArgs) parameters.push("additional_forward_args=additional_forward_args");
   if (isNoisy(recipe, state)) parameters.push(...noise(recipe));
   else if (smooth) parameters.push("n_samples=0");
-  if (smooth || takes_alpha) parameters.push(...formula(recipe));
+  if (smooth || settings.length) parameters.push(...formula(recipe, ["alpha", "derivatives"]));
   if (recipe.reshaped) parameters.push("reshape_transform=reshape_transform");
   const filters = summedFilters(layer, state);
   const name = python(layer.name);
@@ -112,11 +111,12 @@ function noise({ samples, stdevs, seed }) {
   return [`n_samples=${samples}`, `stdevs=${stdevs}`, `generator=${generator}`];
 }
 
-function formula({ alpha, derivatives }) {
-  return [
-    ...(alpha === "bounded" ? [] : [`alpha=${python(alpha)}`]),
-    ...(derivatives === "powers" ? [] : [`derivatives=${python(derivatives)}`]),
-  ];
+const DEFAULTS = { alpha: "bounded", derivatives: "powers" };
+
+/** The settings of the formula that are not the default. */
+function formula(recipe, settings) {
+  const given = settings.filter((key) => recipe[key] !== DEFAULTS[key]);
+  return given.map((key) => `${key}=${python(recipe[key])}`);
 }
 
 /** The lines that set the other neurons to zero. */

@@ -42,11 +42,11 @@ def _method(method: catalogue.Method) -> dict[str, Any]:
     """What the page's calls need to know of a method."""
     return {
         "name": method.name,
-        "class_name": _path(method),
+        "className": _path(method),
         "smooth": method.is_smooth,
-        "takes_alpha": method.takes("alpha"),
-        # A smooth class that the table has not without noise is that itself: it adds none by default.
-        "without_noise": _path(catalogue.by_name().get(method.without_noise or "", method)),
+        "settings": [] if method.captums else [one for one in ("alpha", "derivatives") if method.takes(one)],
+        # Where the table has no class without noise, it is the same class, which adds none by default.
+        "withoutNoise": _path(catalogue.by_name().get(method.without_noise or "", method)),
     }
 
 
