@@ -149,7 +149,7 @@ def explain(
         names_of_classes(class_names, output.shape[1])  # before the passes with noise
         return choose_classes(output[0], indices, top_k)
 
-    made = [method.make(model, list(names), alpha=alpha) for method in chosen]
+    made = [method.make(model, list(names), alpha=alpha, derivatives=derivatives) for method in chosen]
     weightings = [Weighting(one.weights, method.is_smooth) for one, method in zip(made, chosen, strict=True)]
     found = maker.run(weightings, (inputs,), additional_forward_args, choose)
     maps, activations, weights = _by_name(found, [method.name for method in chosen], names)
