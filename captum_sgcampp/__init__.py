@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from captum_sgcampp.methods.smooth_base import SmoothCamAttribution
     from captum_sgcampp.reshape import channels_last_to_map, tokens_to_map
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "CamAttribution",

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from captum_sgcampp._extras import missing
 from captum_sgcampp.cli.arguments import parse
 
 INTERRUPTED, CLOSED_PIPE = 130, 141
@@ -64,7 +65,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         with _interruptible():
             from captum_sgcampp.cli.command import run
     except ModuleNotFoundError as error:
-        print(f"captum-sgcampp: {error.name} is missing; pip install 'captum-sgcampp[demo]' brings it", file=sys.stderr)
+        print(f"captum-sgcampp: {missing(error.name, 'demo')}", file=sys.stderr)
         return 2
     return run(options)
 

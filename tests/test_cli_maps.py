@@ -52,6 +52,8 @@ def load_wrapped():
 """
 FAST = ["--model", "my_model.py:load", "--layer", "features.7", "--n-samples", "2", "--workers", "0"]
 
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
+
 
 @pytest.fixture(autouse=True)
 def in_folder_with_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,8 @@ INTEGERS = transforms.Compose([transforms.Resize((SIZE, SIZE)), transforms.PILTo
 NO_LAYER = "has no layer that is known to be a map; choose one (see --list-layers)"
 UNSEEN = "has no layer that is known to be a map: none is seen when it runs, as in a scripted or an exported model"
 
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
+
 
 @pytest.fixture(autouse=True)
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,11 @@
 """The errors that the command prints instead of a traceback, in its own words."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
-from captum_sgcampp.layers import closest
+from captum_sgcampp._checks import closest
+from captum_sgcampp._extras import missing
 
 _FLAGS = {
     "filters": "--filters",
@@ -21,6 +23,22 @@ _FLAGS = {
 
 class CommandError(Exception):
     """An error that the user can fix. The message is one line."""
+
+
+@contextmanager
+def brought_by(extra: str) -> Iterator[None]:
+    """Says how to install a package, if one that is imported within is missing.
+
+    Args:
+        extra: The extra of `pyproject.toml` that has it.
+
+    Raises:
+        CommandError: It is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise CommandError(missing(error.name, extra)) from error
 
 
 def unknown(what: str, name: str, known: Collection[str]) -> CommandError:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_sgcampp.cli.classifier import Classifier
-from captum_sgcampp.cli.errors import CommandError, unknown, with_cause
+from captum_sgcampp.cli.errors import CommandError, brought_by, unknown, with_cause
 from captum_sgcampp.cli.framing import SHOWN_AT, as_photograph
 from captum_sgcampp.cli.paths import is_folder
 from captum_sgcampp.cli.weights import load_weights, n_classes_of
@@ -25,11 +25,9 @@ def load(name: str, weights: Mapping[str, Tensor] | None, device: torch.device) 
     Raises:
         CommandError: timm is missing, the name is unknown, or the weights cannot be loaded.
     """
-    try:
+    with brought_by("timm"):
         import timm
         from timm.data import create_transform, resolve_model_data_config
-    except ModuleNotFoundError as error:
-        raise CommandError(f"{error.name} is missing; pip install 'captum-sgcampp[timm]' brings it") from error
 
     full_name = f"timm:{name}"
     known = name if ":" in name else f"local-dir:{name}" if is_folder(Path(name)) else name

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from captum_sgcampp.cli.classifier import Classifier
-from captum_sgcampp.cli.errors import CommandError, with_cause
+from captum_sgcampp.cli.errors import CommandError, brought_by, with_cause
 from captum_sgcampp.cli.framing import as_photograph
 from captum_sgcampp.cli.weights import load_weights, n_classes_of
 
@@ -24,11 +24,9 @@ def load(name: str, weights: Mapping[str, Tensor] | None, device: torch.device) 
     Raises:
         CommandError: transformers is missing, or the network, its preprocessing or its weights cannot be loaded.
     """
-    try:
+    with brought_by("hf"):
         from transformers import AutoImageProcessor
         from transformers.utils import logging
-    except ModuleNotFoundError as error:
-        raise CommandError(f"{error.name} is missing; pip install 'captum-sgcampp[hf]' brings it") from error
 
     full_name = f"hf:{name}"
     logging.set_verbosity_error()  # those that matter become errors here

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from captum_sgcampp.cli.errors import CommandError, described
+from captum_sgcampp.cli.errors import CommandError, brought_by, described
 from captum_sgcampp.cli.options import EXAMPLE, FROM_STDIN
 from captum_sgcampp.cli.paths import is_folder, shown
 from captum_sgcampp.explanation.photograph import to_rgb
@@ -44,6 +44,8 @@ class Photograph(NamedTuple):
         """
         try:
             return as_rgb(self.load())
+        except CommandError:
+            raise
         except UnidentifiedImageError as error:
             raise CommandError(f"{self.name} is not an image") from error
         except OSError as error:
@@ -138,6 +140,7 @@ def standard_input() -> Image.Image:
 
 
 def _example() -> Image.Image:
-    from skimage import data
+    with brought_by("demo"):
+        from skimage import data
 
     return Image.fromarray(np.asarray(getattr(data, EXAMPLE)()))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Conv2d, Linear, Module
 
 from captum_sgcampp._torch import state_dict_without_prefix
-from captum_sgcampp.cli.errors import CommandError, described
+from captum_sgcampp.cli.errors import CommandError, brought_by, described
 from captum_sgcampp.cli.paths import shown
 
 CONTAINERS = ("state_dict", "model_state_dict", "model", "state_dict_ema")
@@ -46,11 +46,9 @@ def read_weights(file: Path) -> Mapping[str, Tensor]:
 
 def _load(file: Path) -> Any:
     if file.suffix == ".safetensors":
-        try:
+        with brought_by("demo"):
             from safetensors import SafetensorError
             from safetensors.torch import load_file
-        except ModuleNotFoundError as error:
-            raise CommandError(f"{shown(file)} needs safetensors; pip install safetensors brings it") from error
         try:
             return load_file(file)
         except SafetensorError as error:

@@ -2,22 +2,21 @@
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 
+from captum_sgcampp.methods import catalogue
+from captum_sgcampp.page.explained import Explained
 from captum_sgcampp.page.packing import pack_colors, pack_floats, pack_halves, pack_photograph
 from captum_sgcampp.picture import COLOR_MAP
-
-if TYPE_CHECKING:
-    from captum_sgcampp.explanation import Explanation
 
 MAX_BYTES = 3_000_000
 """The largest size of the layers of one photograph in a page."""
 
 
-def contents(explanations: Sequence["Explanation"], max_bytes: int) -> dict[str, Any]:
+def contents(explanations: Sequence[Explained], max_bytes: int) -> dict[str, Any]:
     """Collects what the page shows.
 
     Args:
@@ -32,11 +31,29 @@ def contents(explanations: Sequence["Explanation"], max_bytes: int) -> dict[str,
     colors = mpl.colormaps[COLOR_MAP](np.arange(256), bytes=True)
     return {
         "colors": pack_colors(colors),
+        "methods": [_method(method) for method in catalogue.by_name().values()],
         "photographs": [_photograph(explanation, max_bytes) for explanation in explanations],
     }
 
 
-def _photograph(explanation: "Explanation", max_bytes: int) -> dict[str, Any]:
+def _method(method: catalogue.Method) -> dict[str, Any]:
+    """What the page's calls need to know of a method."""
+    return {
+        "name": method.name,
+        "className": _path(method),
+        "smooth": method.is_smooth,
+        "settings": [] if method.captums else [one for one in ("alpha", "derivatives") if method.takes(one)],
+        # Where the table has no class without noise, it is the same class, which adds none by default.
+        "withoutNoise": _path(catalogue.by_name().get(method.without_noise or "", method)),
+    }
+
+
+def _path(method: catalogue.Method) -> str:
+    """The class to call, which is Captum's own where it has one, with its module."""
+    return f"captum.attr.{method.captums}" if method.captums else f"{method.module}.{method.class_name}"
+
+
+def _photograph(explanation: Explained, max_bytes: int) -> dict[str, Any]:
     if explanation.photograph is None:
         raise ValueError("photograph: a page needs one, because the input is not an image; give one to explain.")
     if not explanation.scores.softmax(dim=0).isfinite().all():
@@ -45,15 +62,17 @@ def _photograph(explanation: "Explanation", max_bytes: int) -> dict[str, Any]:
     if not layers:
         raise ValueError("layers: the page can show none. " + " ".join(one["why"] for one in left_out))
     recipe = explanation.recipe
+    methods = list(dict.fromkeys(method for method, _, _ in explanation.maps))
     return {
         "title": str(explanation.title),
         "model": recipe.model_name,
         "image": pack_photograph(explanation.photograph),
         "classes": [_class(explanation, target) for target in explanation.targets],
-        "methods": list(dict.fromkeys(method for method, _, _ in explanation.maps)),
+        "methods": methods,
         "layers": layers,
         "leftOut": left_out,
         "opening": {
+            "method": catalogue.DEFAULT if catalogue.DEFAULT in methods else methods[0],
             "filters": list(dict.fromkeys(explanation.selection.filters or ())),
             "neurons": list(dict.fromkeys(explanation.selection.subset or ())),
             "region": explanation.selection.region,
@@ -71,7 +90,7 @@ def _photograph(explanation: "Explanation", max_bytes: int) -> dict[str, Any]:
     }
 
 
-def _class(explanation: "Explanation", target: int) -> dict[str, Any]:
+def _class(explanation: Explained, target: int) -> dict[str, Any]:
     """A class with its probability, or with its score if that is the only one."""
     named = {"target": target, "name": str(explanation.class_name(target))}
     if explanation.probabilities is None:
@@ -79,7 +98,7 @@ def _class(explanation: "Explanation", target: int) -> dict[str, Any]:
     return {**named, "probability": float(explanation.probabilities[target])}
 
 
-def _layers(explanation: "Explanation", max_bytes: int) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+def _layers(explanation: Explained, max_bytes: int) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """The layers that fit, in their order, and those that are left out, with the reason."""
     layers, left_out = [], []
     for name in explanation.activations:
@@ -102,7 +121,7 @@ def _layers(explanation: "Explanation", max_bytes: int) -> tuple[list[dict[str, 
     return [layer for layer in layers if layer["name"] in kept], left_out
 
 
-def _layer(explanation: "Explanation", name: str) -> dict[str, Any]:
+def _layer(explanation: Explained, name: str) -> dict[str, Any]:
     activations = explanation.activations[name]
     if activations.dim() != 4:
         raise ValueError(

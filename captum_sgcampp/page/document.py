@@ -9,19 +9,14 @@ from collections.abc import Iterable
 from importlib import resources
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from captum_sgcampp._files import write_whole
 from captum_sgcampp.page.contents import MAX_BYTES, contents
-
-if TYPE_CHECKING:
-    from captum_sgcampp.explanation import Explanation
-
-SCRIPTS = ("data.js", "maps.js", "state.js", "call.js", "drawing.js", "controls.js", "page.js", "inputs.js")
-"""The scripts, each of which uses those before it."""
+from captum_sgcampp.page.explained import Explained
+from captum_sgcampp.page.scripts import join
 
 
-def save_page(explanations: Iterable["Explanation"], path: str | PathLike[str], max_bytes: int = MAX_BYTES) -> None:
+def save_page(explanations: Iterable[Explained], path: str | PathLike[str], max_bytes: int = MAX_BYTES) -> None:
     """Writes a page to explore explanations in a browser: one HTML file that needs neither a server nor a network.
 
     In the page, one chooses the class, the method, the layer, filters and neurons, and sees at once the map, the
@@ -54,7 +49,7 @@ def save_page(explanations: Iterable["Explanation"], path: str | PathLike[str], 
     write_whole(Path(path), document(explanations, max_bytes).encode("utf-8"))
 
 
-def frame(explanations: Iterable["Explanation"], max_bytes: int = MAX_BYTES) -> str:
+def frame(explanations: Iterable[Explained], max_bytes: int = MAX_BYTES) -> str:
     """The page within a frame, for notebooks. The frame is cut off from the notebook around it.
 
     Args:
@@ -71,12 +66,12 @@ def frame(explanations: Iterable["Explanation"], max_bytes: int = MAX_BYTES) -> 
     )
 
 
-def document(explanations: Iterable["Explanation"], max_bytes: int) -> str:
+def document(explanations: Iterable[Explained], max_bytes: int) -> str:
     """The HTML document."""
     explanations = list(explanations)
     files = resources.files(__package__)
     style = files.joinpath("page.css").read_text(encoding="utf-8")
-    script = "\n".join(files.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
+    script = join("main.js", lambda name: files.joinpath(name).read_text(encoding="utf-8"))
     titles = ", ".join(filter(None, (str(explanation.title) for explanation in explanations)))
     parts = {
         "title": html.escape(titles.encode("utf-8", "replace").decode("utf-8") or "Explanation"),
