@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from captum_sgcampp._torch import BatchNorm
 
 ROUNDING, OF_HALF = 64, 2
 """A difference of less than this many units in the last place of the largest value is rounding.
@@ -89,7 +90,7 @@ def are_influenced(
 
 
 def _joins_examples(module: Module) -> bool:
-    return isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+    return isinstance(module, BatchNorm) and (module.training or module.running_mean is None)
 
 
 def _epsilon(dtype: torch.dtype, device: torch.device) -> float:

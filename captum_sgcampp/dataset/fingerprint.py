@@ -26,20 +26,18 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_sgcampp._models.bytecode import global_names_of, instructions_of, is_installed
+from captum_sgcampp._torch import FORWARD_HOOKS, OF_EVERY_MODULE, uncompiled_function
 from captum_sgcampp.layers import unwrap
 
 MAX_DEPTH = 50
 """How many values within one another are looked at."""
 _WITH_VERSIONS = {"captum", "captum_sgcampp", "torch"}
 """Packages whose versions a run knows, however they are installed."""
-_WITHOUT_INFLUENCE = ("random.", "numpy.random.", "torch._C.Generator", "tqdm.", "logging.")
+_WITHOUT_INFLUENCE = ("random.", "numpy.random.", f"{torch.Generator.__module__}.Generator", "tqdm.", "logging.")
 """What objects are called whose state changes with every use, and whether it decides nothing or cannot be compared."""
 _LOADS = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER", "LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CONST", "DELETE_")
 """What the instructions that use a variable or an attribute begin with."""
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype)
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
-"""Where modules have the functions that may change what goes in or comes out."""
-_OF_EVERY_MODULE = {*vars(Module()), *vars(Module), "_is_torch_compile"} - {"forward"}
 
 
 def fingerprint(value: object) -> str:
@@ -143,7 +141,7 @@ class _Description:
 
     def _new(self, value: Any) -> str:
         """Describes what may contain itself."""
-        value = getattr(value, "_torchdynamo_orig_callable", value)
+        value = uncompiled_function(value)
         containers: list[tuple[Any, Callable[[Any], str]]] = [
             (list, self._sequence),
             ((dict, MappingProxyType), self._in_order),
@@ -364,11 +362,11 @@ def _settings_of(module: Module) -> dict[str, Any]:
     settings = {
         name: value
         for name, value in vars(module).items()
-        if name not in _OF_EVERY_MODULE
+        if name not in OF_EVERY_MODULE
         and not _is_cache(kind, name, assigned)
         and (not compiled or isinstance(value, (Tensor, *_PLAIN)))  # the others are torch's own
     }
-    hooks = {name: hooks for name in _HOOKS if (hooks := list(vars(module).get(name, {}).values()))}
+    hooks = {name: hooks for name in FORWARD_HOOKS if (hooks := list(vars(module).get(name, {}).values()))}
     return {**settings, **compiled, **hooks}
 
 
