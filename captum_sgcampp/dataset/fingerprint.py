@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+import captum_sgcampp
 from captum_sgcampp._models.bytecode import global_names_of, instructions_of, is_installed
 from captum_sgcampp._torch import FORWARD_HOOKS, OF_EVERY_MODULE, uncompiled_function
 from captum_sgcampp.layers import unwrap
@@ -86,8 +87,10 @@ def is_own(module: str | None) -> bool:
 
 
 def name_of(value: Any) -> str:
-    """The module and name of a function or a class."""
-    return f"{value.__module__}.{value.__qualname__}"
+    """The module and name of a function or a class; what this package exports has the name that it exports it by."""
+    module, name = value.__module__, value.__qualname__
+    is_exported = name in captum_sgcampp.__all__ and getattr(captum_sgcampp, name) is value
+    return f"{captum_sgcampp.__name__ if is_exported else module}.{name}"
 
 
 def text_of(value: object) -> str:
