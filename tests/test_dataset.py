@@ -54,7 +54,7 @@ def index(folder: Path) -> list[dict[str, str]]:
 
 
 def by_name(dataset: ImageFolder) -> dict[str, Tensor]:
-    """The images of a folder by the names that they shall have, each (1, 3, H, W)."""
+    """The images of a folder by the names that they must have, each (1, 3, H, W)."""
     files = [Path(file).relative_to(dataset.root).as_posix() for file, _ in dataset.samples]
     return {name: image[None] for name, (image, _) in zip(files, dataset, strict=True)}
 

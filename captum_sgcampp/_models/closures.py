@@ -50,7 +50,7 @@ def modules_of(forward_func: Callable[..., Any]) -> list[Module]:
     through other functions. Modules of the user's own classes are such objects too; of those of installed packages,
     only functions and modules that they were given, and their hooks, are looked at. Nothing is called, not even a
     property. What only running it would show is not found, such as the result of another call, nor what an installed
-    package has in its global names. Modules may be among them that do not run.
+    package has in its global names. Some of the modules found may not run.
 
     Args:
         forward_func: The model, or a function.

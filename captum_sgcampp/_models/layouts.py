@@ -1,4 +1,4 @@
-"""What the modules of a model tell of how its tensors are laid out: as maps, (N, C, H, W), or with channels last."""
+"""How a model's modules show that its tensors are laid out: as maps, (N, C, H, W), or with channels last."""
 
 from collections.abc import Iterable, Iterator
 from inspect import getattr_static

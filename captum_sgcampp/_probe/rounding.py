@@ -13,7 +13,7 @@ ROUNDING, OF_HALF = 64, 2
 
 The algorithms of convolutions and matrix products change with the size of a batch. On 40 networks of torchvision, timm
 and EfficientNet-Lite, an image alone and the same image beside five others differed by at most 19 units in float32 and
-float64, at any layer, and by 2 in half precision, where 64 would be no small number.
+float64, at any layer, and by 2 in half precision, where 64 would be a large difference.
 """
 LARGEST_ROUNDING = 0.05
 """More than this is never rounding: 6 units of bfloat16."""
@@ -85,7 +85,7 @@ def are_influenced(
     control = max(relative_difference(copy, alone, samples) for copy in repeated())
     if by_itself <= bound:
         return difference > 2 * control + bound
-    # Two runs of a random model are as different as equal copies, but for luck.
+    # Two runs of a random model differ about as much as equal copies in one run do.
     return control > 100 * by_itself or difference > 4 * control + bound
 
 

@@ -176,7 +176,7 @@ class _Description:
             for name, value in function.__globals__.items()
             if name in globals_read - results and is_own(function.__module__)
         }
-        # What a function calls as an attribute of a module of one's own, as in `helpers.scale(x)`, or imports from it.
+        # What a function calls as an attribute of the user's own modules, as in `helpers.scale(x)`, or imports.
         attributes = {one.argval for one in instructions if _is_attribute(one) or one.opname == "IMPORT_FROM"}
         modules = [*known.values(), *_imported(function, instructions)] if is_own(function.__module__) else []
         within = _of_modules(modules, attributes)
@@ -259,7 +259,7 @@ def _hashed(text: str) -> str:
 
 
 def _imported(function: FunctionType, instructions: Iterable[dis.Instruction]) -> Iterator[Any]:
-    """The modules of one's own that a function imports when it is called; they are imported now."""
+    """The user's own modules that a function imports when it is called; they are imported now."""
     package = str(function.__globals__.get("__package__") or "")
     level, name = 0, ""
     for one in instructions:
@@ -283,7 +283,7 @@ def _is_of_user(name: str) -> bool:
 
 
 def _of_modules(modules: Iterable[Any], attributes: set[str]) -> dict[str, Any]:
-    """What modules of one's own have under some names, and so the modules within them."""
+    """What the user's own modules have under some names; modules among that are searched too."""
     found: dict[str, Any] = {}
     pending, seen = list(modules), set[int]()
     while pending:
