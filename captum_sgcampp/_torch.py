@@ -1,4 +1,4 @@
-"""Torch's private API. No other file uses it, so a new release of torch affects only this one."""
+"""Torch's private API. No other file of the package uses it, so a new release of torch affects only this one."""
 
 import inspect
 import sys
@@ -12,10 +12,20 @@ from torch import Tensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.autograd.graph import GradientEdge, disable_saved_tensors_hooks, get_gradient_edge, saved_tensors_hooks
 from torch.nn import Module
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.modules.batchnorm import _NormBase as NormWithStatistics
+from torch.nn.modules.dropout import _DropoutNd as Dropout
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd as AdaptiveAvgPool
+from torch.nn.modules.pooling import _AdaptiveMaxPoolNd as AdaptiveMaxPool
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
 
-__all__ = ["DispatchMode"]
+__all__ = ["AdaptiveAvgPool", "AdaptiveMaxPool", "BatchNorm", "DispatchMode", "Dropout", "NormWithStatistics"]
+
+FORWARD_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+"""The attributes of a module with the functions that may change what goes in or comes out."""
+OF_EVERY_MODULE = frozenset({*vars(Module()), *vars(Module), "_is_torch_compile"} - {"forward"})
+"""The attributes that torch gives modules."""
 
 
 def is_persistent(module: Module, buffer: str) -> bool:
@@ -119,6 +129,21 @@ def is_compiled(forward_func: Callable[..., Any]) -> bool:
     return any(
         hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in forward_func.modules()
     )
+
+
+def uncompiled(model: Any) -> Any:
+    """The module that torch.compile has wrapped; anything else as it is."""
+    return getattr(model, "_orig_mod", model)
+
+
+def uncompiled_function(function: Any) -> Any:
+    """The function that torch.compile has wrapped; anything else as it is."""
+    return getattr(function, "_torchdynamo_orig_callable", function)
+
+
+def untraced(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Keeps torch.compile from tracing a hook. Nothing is compiled unless its modules are imported."""
+    return torch.compiler.disable(hook) if "torch._dynamo" in sys.modules else hook  # type: ignore[no-untyped-call]
 
 
 def is_replica(module: Module) -> bool:

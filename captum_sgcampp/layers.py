@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from captum_sgcampp._checks import closest
 from captum_sgcampp._models.unreached_layers import EXPORTED, SCRIPTED
-from captum_sgcampp._torch import weights_are_cached
+from captum_sgcampp._torch import uncompiled, weights_are_cached
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +196,5 @@ def layer_name(forward_func: Callable[..., Any], layer: Module) -> str:
 
 def unwrap(model: Module) -> list[Module]:
     """The model and the modules that it wraps, from the outside in."""
-    wrapped = getattr(model, "_orig_mod", None)  # torch.compile
-    if isinstance(model, (DataParallel, DistributedDataParallel)):
-        wrapped = model.module
-    return [model, *(unwrap(wrapped) if isinstance(wrapped, Module) else [])]
+    wrapped = model.module if isinstance(model, (DataParallel, DistributedDataParallel)) else uncompiled(model)
+    return [model, *(unwrap(wrapped) if isinstance(wrapped, Module) and wrapped is not model else [])]

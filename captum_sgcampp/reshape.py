@@ -27,7 +27,7 @@ class TokensToMap:
 
     def __post_init__(self) -> None:
         if isinstance(self.n_prefix_tokens, Tensor):
-            raise TypeError("tokens_to_map: is to be called, as in reshape_transform=tokens_to_map().")
+            raise TypeError("tokens_to_map: must be called first, as in reshape_transform=tokens_to_map().")
         require_integer("n_prefix_tokens", self.n_prefix_tokens, minimum=0)
 
     def __call__(self, tokens: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class TokensToMap:
         return [(side, side)] if side**2 == n_patches else []
 
     def _no_grid(self, n_tokens: int, n_patches: int) -> str:
-        """The words for tokens that fill no grid, with the least number of prefix tokens for which they do."""
+        """Says that tokens do not fill a grid, with the smallest number of prefix tokens for which they do."""
         leave = f"n_prefix_tokens: without {self.n_prefix_tokens} prefix token(s), {n_tokens} tokens leave {n_patches}"
         if self.inputs is None:
             why = "which is not a square number"
@@ -101,8 +101,8 @@ def tokens_to_map(n_prefix_tokens: int = 1, grid: Grid | None = None) -> TokensT
             registers if there are any. Default: 1
         grid: The number of patches in each spatial dimension. Default: None, which derives it. The attribution methods
             and :func:`explain` know the input: the model's patches, if it tells their size or begins with a
-            convolution, or square patches that divide an image without a rest. Patches may be merged 2 x 2 later in the
-            model. On its own, the function takes a square
+            convolution, or square patches that divide an image without remainder. Patches may be merged 2 x 2 later in
+            the model. On its own, the function takes a square
 
     Returns:
         A function from (N, tokens, C) to (N, C, \*grid), which can be pickled. It raises a ValueError if the tokens do

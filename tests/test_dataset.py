@@ -54,7 +54,7 @@ def index(folder: Path) -> list[dict[str, str]]:
 
 
 def by_name(dataset: ImageFolder) -> dict[str, Tensor]:
-    """The images of a folder by the names that they shall have, each (1, 3, H, W)."""
+    """The images of a folder by the names that they must have, each (1, 3, H, W)."""
     files = [Path(file).relative_to(dataset.root).as_posix() for file, _ in dataset.samples]
     return {name: image[None] for name, (image, _) in zip(files, dataset, strict=True)}
 
@@ -193,7 +193,9 @@ def test_the_record_holds_what_the_maps_depend_on(root: Path, tmp_path: Path) ->
     assert record["names"] == maps.names == sorted(by_name(photographs(root)))
     assert record["settings"] == maps.settings
     settings = maps.settings
-    assert settings["method"]["name"].endswith(".LayerSmoothGradCAMpp") and settings["method"]["alpha"] == "bounded"
+    assert (
+        settings["method"]["name"] == "captum_sgcampp.LayerSmoothGradCAMpp" and settings["method"]["alpha"] == "bounded"
+    )
     assert settings["model"]["name"].endswith(".SqueezeNet") and len(settings["model"]["weights"]) == 64
     assert settings["layer"] == [LAYER] and settings["seed"] == 5 and settings["target"] == "predicted"
     assert settings["arguments"]["stdevs"] == 0.3 and settings["arguments"]["filters"] == [3, 1]

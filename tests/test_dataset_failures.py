@@ -36,7 +36,7 @@ def errors_in_index(folder: Path) -> dict[str, str]:
 
 
 def make_unreadable(root: Path) -> dict[str, str]:
-    """Spoils photographs of a folder; returns the error that each shall have."""
+    """Spoils photographs of a folder; returns the error that each must have."""
     (root / "class 0" / "0000.png").write_bytes(b"no picture")
     (root / "class 1" / "0001.png").write_bytes((root / "class 1" / "0001.png").read_bytes()[:300])
     (root / "class 1" / "0004.png").write_bytes(b"")

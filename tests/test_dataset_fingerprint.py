@@ -28,8 +28,16 @@ from models import images, seeded
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
-from captum_sgcampp import LayerGradCamPlusPlus, Maps, attribute_dataset, open_maps
-from captum_sgcampp.dataset.fingerprint import fingerprint, fingerprint_of_parts, fingerprint_of_tensors
+from captum_sgcampp import (
+    LayerGradCamPlusPlus,
+    LayerSmoothGradCAMpp,
+    LayerSmoothLayerCAM,
+    Maps,
+    attribute_dataset,
+    channels_last_to_map,
+    open_maps,
+)
+from captum_sgcampp.dataset.fingerprint import fingerprint, fingerprint_of_parts, fingerprint_of_tensors, name_of
 from captum_sgcampp.formulas import Derivatives
 
 pytest.importorskip("safetensors", reason="maps need the extra maps")
@@ -656,3 +664,23 @@ def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
     dataset = TensorDataset(images(2, 3, 6, 6, dtype=torch.float32))
     run(tmp_path, dataset=dataset, filters=[1])
     run(tmp_path, dataset=dataset, filters=[np.int64(1)])
+
+
+EXPORTED = [LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM, channels_last_to_map]
+
+
+@pytest.mark.parametrize("exported", EXPORTED)
+def test_what_the_package_exports_is_known_by_the_name_that_it_exports_it_by(
+    exported: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the file that it is in, which may change."""
+    before = fingerprint(exported)
+    monkeypatch.setattr(exported, "__module__", "captum_sgcampp.elsewhere")
+    assert name_of(exported) == f"captum_sgcampp.{exported.__name__}"
+    assert fingerprint(exported) == before
+
+
+def test_a_class_that_only_has_an_exported_name_keeps_its_own() -> None:
+    own = type("LayerGradCamPlusPlus", (LayerGradCamPlusPlus,), {"__module__": "captum_sgcampp.elsewhere"})
+    assert name_of(own) == "captum_sgcampp.elsewhere.LayerGradCamPlusPlus"
+    assert fingerprint(own) != fingerprint(LayerGradCamPlusPlus)

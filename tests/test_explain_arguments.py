@@ -162,7 +162,7 @@ def test_class_names_of_every_kind_that_fits(class_names: Any) -> None:
         ({"methods": "Grad-CAM"}, "methods: must be a list, but is 'Grad-CAM'"),
         ({"top_k": True}, "top_k: must be an integer, but is True"),
         ({"top_k": 1.5}, "top_k: must be an integer, but is 1.5"),
-        ({"reshape_transform": tokens_to_map}, r"tokens_to_map: is to be called, .*tokens_to_map\(\)"),
+        ({"reshape_transform": tokens_to_map}, r"tokens_to_map: must be called first, .*tokens_to_map\(\)"),
         ({"methods": None}, "methods: must be a list, but is None"),
         ({"reshape_transform": 5}, "reshape_transform: must be a function, .* but is 5"),
         ({"reshape_transform": lambda _maps: None}, "reshape_transform: must return a tensor, .* returned NoneType"),

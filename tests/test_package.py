@@ -36,6 +36,83 @@ def test_only_one_file_imports_captums_private_parts() -> None:
     assert private == ["_captum.py"]
 
 
+OF_TORCH = (torch, nn, torch.autograd, torch.utils, torch.Tensor, torch.Generator, nn.Module(), nn.DataParallel)
+PRIVATE_NAMES = {
+    *(name for part in OF_TORCH for name in dir(part) if re.match(r"_[^_]", name)),
+    *("_is_replica", "_is_torch_compile", "_metadata", "_orig_mod", "_torchdynamo_orig_callable"),
+}
+
+
+def private_parts_of_torch(code: str) -> list[str]:
+    """What code uses of torch's private API: what it imports, its attributes, and names of these as text."""
+    nodes = list(ast.walk(ast.parse(code)))
+    imports = [node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
+    imported = [
+        (
+            f"{getattr(node, 'module', None) or ''}.{alias.name}".lstrip("."),
+            alias.asname or alias.name.partition(".")[0],
+        )
+        for node in imports
+        for alias in node.names
+    ]
+    names = {name for path, name in imported if path.partition(".")[0] == "torch"}
+    found = [path for path, _ in imported if re.match(r"torch\.(.*\.)?_", path)]
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr):
+            text = ast.unparse(node)
+            is_own = ast.unparse(node.value) in {"self", "cls", "super()"}
+            if text.partition(".")[0] in names or (node.attr in PRIVATE_NAMES and not is_own):
+                found.append(text)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found += [node.value] if node.value in PRIVATE_NAMES or re.match(r"torch\.(\w+\.)*_", node.value) else []
+    return found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import torch._dynamo",
+        "import torch._dynamo as dynamo",
+        "from torch import _C",
+        "from torch._C import Generator",
+        "from torch.nn.modules.batchnorm import _BatchNorm",
+        "from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm",
+        "import torch; torch._C._functorch.is_batchedtensor(1)",
+        "from torch.nn.utils import parametrize; parametrize._cache_enabled",
+        "module._forward_hooks",
+        "self.layer._buffers",
+        "tensor._version",
+        "getattr(model, '_orig_mod', None)",
+        "vars(module)['_forward_pre_hooks']",
+        "HOOKS = ('_backward_hooks',)",
+        "'torch._dynamo' in sys.modules",
+    ],
+)
+def test_a_private_part_of_torch_is_found(line: str) -> None:
+    assert private_parts_of_torch(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import torch",
+        "from torch.nn.modules.module import Module",
+        "from captum_sgcampp._torch import BatchNorm",
+        "self._buffers = [module.__dict__]",
+        "output._asdict()",
+        "'torch.nn.' in text, '_'",
+        "def _values(): return _values",
+    ],
+)
+def test_what_is_public_or_no_part_of_torch_is_not_found(line: str) -> None:
+    assert not private_parts_of_torch(line)
+
+
+def test_only_one_file_uses_torchs_private_parts() -> None:
+    found = {str(file.relative_to(PACKAGE)): private_parts_of_torch(file.read_text()) for file in PACKAGE.rglob("*.py")}
+    assert {file for file, parts in found.items() if parts} == {"_torch.py"}, found
+
+
 def test_a_captum_that_lacks_a_part_is_refused_with_those_that_work() -> None:
     outcome = python(
         "import captum._utils.common as common; del common._select_targets; from captum_sgcampp import explain"

@@ -1,1 +1,1 @@
-"""What a model tells of itself without being run."""
+"""What can be read from a model without running it."""

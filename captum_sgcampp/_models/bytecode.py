@@ -1,4 +1,4 @@
-"""What the code of a function tells without running it."""
+"""Reads the code of functions without running it."""
 
 import dis
 from collections.abc import Iterator

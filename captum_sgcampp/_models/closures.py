@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_sgcampp._models.bytecode import codes_of, global_names_of, is_installed
+from captum_sgcampp._torch import FORWARD_HOOKS
 
 _MOST_OBJECTS = 1_000
 """How many objects are looked into; more cost time, and functions that reach further are rather programs."""
@@ -33,7 +34,6 @@ _LONGEST = 10_000
 _DEEPEST = 12
 """How many steps away from the function they may be."""
 _OF_EVERY_MODULE = frozenset(vars(Module()))
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _LIBRARIES = frozenset({"torch", "numpy", "captum"}) | sys.stdlib_module_names
 """Where functions have no models of their own."""
 _CONTAINERS = frozenset({list, tuple, dict})
@@ -50,7 +50,7 @@ def modules_of(forward_func: Callable[..., Any]) -> list[Module]:
     through other functions. Modules of the user's own classes are such objects too; of those of installed packages,
     only functions and modules that they were given, and their hooks, are looked at. Nothing is called, not even a
     property. What only running it would show is not found, such as the result of another call, nor what an installed
-    package has in its global names. Modules may be among them that do not run.
+    package has in its global names. Some of the modules found may not run.
 
     Args:
         forward_func: The model, or a function.
@@ -112,7 +112,7 @@ def _of_modules(modules: Iterable[Module]) -> Iterator[Any]:
     for module in modules:
         kind, attributes = type(module), vars(module)
         kinds[kind] = None
-        for hooks in _HOOKS:
+        for hooks in FORWARD_HOOKS:
             if attributes[hooks]:
                 yield from attributes[hooks].values()
         if not kind.__module__.startswith("torch.nn."):

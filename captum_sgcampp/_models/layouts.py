@@ -1,12 +1,12 @@
-"""What the modules of a model tell of how its tensors are laid out: as maps, (N, C, H, W), or with channels last."""
+"""How a model's modules show that its tensors are laid out: as maps, (N, C, H, W), or with channels last."""
 
 from collections.abc import Iterable, Iterator
 from inspect import getattr_static
 from typing import Any
 
 from torch.nn import AvgPool2d, Conv2d, GroupNorm, Linear, MaxPool2d, Module
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd
+
+from captum_sgcampp._torch import AdaptiveAvgPool, AdaptiveMaxPool, BatchNorm
 
 _NUMBERS_OF_HEADS = ("num_heads", "num_attention_heads", "n_heads", "heads")
 
@@ -52,7 +52,7 @@ def keep_the_aspect(modules: Iterable[Module]) -> bool:
 
 def _is_of_maps(module: Module) -> bool:
     """Whether a module works on maps; some normalizations over channels are made from those over the last dimension."""
-    if isinstance(module, (_BatchNorm, GroupNorm, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd)):
+    if isinstance(module, (BatchNorm, GroupNorm, AdaptiveAvgPool, AdaptiveMaxPool)):
         return True
     channels_first = getattr_static(module, "data_format", None) == "channels_first"  # Hugging Face's ConvNeXt
     return channels_first or type(module).__name__.endswith("2d") or "kernel_size" in vars(module)
@@ -63,7 +63,7 @@ def _strides(module: Module) -> tuple[Any, ...]:
     values: Any = ()
     if isinstance(module, (Conv2d, MaxPool2d, AvgPool2d)):
         values = module.stride
-    elif isinstance(module, (_AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd)):
+    elif isinstance(module, (AdaptiveAvgPool, AdaptiveMaxPool)):
         values = module.output_size
     return tuple(values) if isinstance(values, (tuple, list)) else (values,)
 

@@ -1,4 +1,4 @@
-"""Where the patches of an input lie: their grid, as far as the sizes of the input and of the patches tell it."""
+"""The grid of an input's patches, as far as the sizes of the input and of the patches determine it."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ MAX_PREFIX_TOKENS = 16
 
 @dataclass(frozen=True)
 class PatchedInputs:
-    """What inputs and model tell of the grids that tokens can fill.
+    """The grids that tokens can fill, as far as inputs and model determine them.
 
     Args:
         shapes: The shapes of the inputs.

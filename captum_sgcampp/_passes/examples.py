@@ -1,4 +1,4 @@
-"""The inputs: examples in tensors, and in words what was given instead."""
+"""The inputs: examples in tensors, and a description of what was given instead."""
 
 from collections.abc import Mapping
 from typing import Any

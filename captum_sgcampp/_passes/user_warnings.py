@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 from torch.nn import Module, MultiheadAttention
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.rnn import RNNBase
 
+from captum_sgcampp._torch import Dropout, NormWithStatistics
 from captum_sgcampp.formulas import Derivatives, over_positions
 
 
@@ -35,11 +34,11 @@ def training_mode(modules: Iterable[Module]) -> Iterator[str]:
 
 def _is_random_or_updated(module: Module) -> bool:
     """Whether a module in training mode drops activations, or updates running statistics."""
-    if isinstance(module, _NormBase):
+    if isinstance(module, NormWithStatistics):
         return module.track_running_stats
     if isinstance(module, (RNNBase, MultiheadAttention)):
         return module.dropout > 0
-    if isinstance(module, _DropoutNd) or type(module).__name__ == "StochasticDepth":  # of torchvision
+    if isinstance(module, Dropout) or type(module).__name__ == "StochasticDepth":  # of torchvision
         return bool(module.p)
     return type(module).__name__ == "DropPath" and bool(getattr(module, "drop_prob", 0))  # of timm and others
 

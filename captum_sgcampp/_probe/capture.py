@@ -1,6 +1,5 @@
 """Captures the tensors of layers during a forward pass."""
 
-import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ from torch.nn import Module
 from captum_sgcampp._probe.captured import Captured, GraphTensors
 from captum_sgcampp._probe.concessions import Concession, Concessions
 from captum_sgcampp._probe.tensor_kinds import unsuitable
-from captum_sgcampp._torch import is_replica, is_view, version_of
+from captum_sgcampp._torch import is_replica, is_view, untraced, version_of
 
 
 class LayerRun(NamedTuple):
@@ -88,9 +87,9 @@ class LayerCapture:
             for layer, name in self._layers.items():
                 try:
                     handle = (
-                        layer.register_forward_pre_hook(_eager(partial(self._before, layer)))
+                        layer.register_forward_pre_hook(untraced(partial(self._before, layer)))
                         if self._attribute_to_layer_input
-                        else layer.register_forward_hook(_eager(partial(self._after, layer)))
+                        else layer.register_forward_hook(untraced(partial(self._after, layer)))
                     )
                 except RuntimeError as error:  # from torch.jit
                     raise ValueError(
@@ -240,8 +239,3 @@ class LayerCapture:
         """Leaves the layers' tensors as they were."""
         self._refusal = None  # whose traceback holds the pass
         self._tensors.restore()
-
-
-def _eager(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Keeps torch.compile from tracing a hook. Nothing is compiled unless its modules are imported."""
-    return torch.compiler.disable(hook) if "torch._dynamo" in sys.modules else hook  # type: ignore[no-untyped-call]

@@ -80,10 +80,10 @@ class Attempt:
 class ConcessionNeeded(BaseException):
     """The signal that ends an attempt that needs a concession; the pass runs again with it.
 
-    It is no `Exception`, so that a model that catches its own errors does not go another way because of this one.
+    It is not an `Exception`, so that a model that catches its own errors does not go another way because of this one.
 
     Args:
-        attempt: The attempt. That of another attribution, around this one, is none of this one's business.
+        attempt: The attempt that needs it. It may be that of another attribution, around the current one.
         concession: What is needed.
         error: What callers get if it has been conceded already.
     """

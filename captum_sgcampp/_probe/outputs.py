@@ -43,7 +43,7 @@ def require_scores(output: object) -> Tensor:
 
     Raises:
         AssertionError: The scores have no dimensions; Captum too refuses them so.
-        TypeError: They are no tensor, or one that has no gradients.
+        TypeError: They are not a tensor, or one that has no gradients.
     """
     if not isinstance(output, Tensor):
         raise TypeError(

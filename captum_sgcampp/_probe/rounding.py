@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from captum_sgcampp._torch import BatchNorm
 
 ROUNDING, OF_HALF = 64, 2
 """A difference of less than this many units in the last place of the largest value is rounding.
 
 The algorithms of convolutions and matrix products change with the size of a batch. On 40 networks of torchvision, timm
 and EfficientNet-Lite, an image alone and the same image beside five others differed by at most 19 units in float32 and
-float64, at any layer, and by 2 in half precision, where 64 would be no small number.
+float64, at any layer, and by 2 in half precision, where 64 would be a large difference.
 """
 LARGEST_ROUNDING = 0.05
 """More than this is never rounding: 6 units of bfloat16."""
@@ -84,12 +85,12 @@ def are_influenced(
     control = max(relative_difference(copy, alone, samples) for copy in repeated())
     if by_itself <= bound:
         return difference > 2 * control + bound
-    # Two runs of a random model are as different as equal copies, but for luck.
+    # Two runs of a random model differ about as much as equal copies in one run do.
     return control > 100 * by_itself or difference > 4 * control + bound
 
 
 def _joins_examples(module: Module) -> bool:
-    return isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+    return isinstance(module, BatchNorm) and (module.training or module.running_mean is None)
 
 
 def _epsilon(dtype: torch.dtype, device: torch.device) -> float:

@@ -18,7 +18,7 @@ class _Phase(Enum):
     """What is going on."""
 
     MODEL = auto()
-    """The model runs. What it differentiates meanwhile is its own affair."""
+    """The model runs. Gradients that it takes itself are not those of the attribution."""
     GRADIENTS = auto()
     """The attribution takes its gradients."""
     OVER = auto()

@@ -10,7 +10,7 @@ from captum_sgcampp._captum import TargetType, _select_targets
 
 
 def as_target(target: Any) -> TargetType:
-    """Makes a target of NumPy's integers, or of a tensor of few bits, one that Captum takes."""
+    """Converts a target of NumPy's integers, or a tensor of a small integer type, to one that Captum takes."""
     if isinstance(target, Tensor):
         small = not (target.is_floating_point() or target.is_complex() or target.dtype == torch.bool)
         return target.long() if small else target
@@ -64,7 +64,7 @@ def _require_classes(output: Tensor, target: TargetType) -> None:
 
 
 def _as_integers(target: Any) -> Any:
-    """An integer, or a tuple with some, as Python's own; anything else as it is, for Captum to refuse."""
+    """Integers, also those in a tuple, as Python's own; anything else as it is, for Captum to refuse."""
     if isinstance(target, tuple):
         return tuple(map(_as_integers, target))
     if isinstance(target, (bool, Tensor)):

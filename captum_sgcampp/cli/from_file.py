@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from captum_sgcampp._torch import uncompiled
 from captum_sgcampp.cli.classifier import Classifier
 from captum_sgcampp.cli.errors import CommandError, described, unknown
 from captum_sgcampp.cli.framing import frame_of
@@ -46,7 +47,7 @@ def load(name: str, weights: Mapping[str, Tensor] | None, device: torch.device) 
     if not isinstance(returned, (tuple, list)) or len(returned) not in {3, 4}:
         raise CommandError(f"{function_name} of {shown(path)} must return {RETURNS}, but returned {_kind(returned)}")
     model, preprocess, classes, reshape_transform = (*returned, None)[:4]
-    model = getattr(model, "_orig_mod", model)  # torch.compile takes no hooks that come and go
+    model = uncompiled(model)  # a compiled one takes no hooks that come and go
     if not isinstance(model, Module) or not callable(preprocess):
         kinds = f"{_kind(model)} and {_kind(preprocess)}"
         raise CommandError(f"{function_name} of {shown(path)} must return a Module and a function first, not {kinds}")

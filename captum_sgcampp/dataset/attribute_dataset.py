@@ -42,10 +42,9 @@ def attribute_dataset(
     The work is divided among any number of processes, on one machine or on several that share the folder: start them
     with ``torchrun``, and each finds its part through the variables ``RANK`` and ``WORLD_SIZE``. They need no process
     group. A run that was interrupted, however that happened, goes on with the same call, and attributes only to the
-    images that have no map yet or whose files have changed since.
+    images without a map and those whose files have changed since.
 
-    An image that cannot be read, or that the model refuses, costs no other image its map; it has its error in the
-    index.
+    An image that cannot be read, or that the model refuses, does not stop the others; the index has its error.
 
     The folder then holds:
 
@@ -71,7 +70,7 @@ def attribute_dataset(
             or tuples of an image and its label. Where it lists files, as `samples` of torchvision's ImageFolder, or as
             `files`, `paths` or another usual name, images are named by their files, relative to its `root`. Only then
             does a run that goes on notice that a file has changed.
-        output: The folder. It is made if there is none.
+        output: The folder. It is created if it does not exist.
         target: The class to explain: "predicted", the one with the highest score; "label", the one that the dataset
             gives; a class, or a tuple as Captum takes it for models with more dimensions; None, for a model that
             returns one score; or a list of classes or tuples, with a map of each image for each. Default: "predicted"
@@ -85,10 +84,10 @@ def attribute_dataset(
             works. Default: 64
         num_workers: The number of further processes that load images while the model works, as in
             :class:`torch.utils.data.DataLoader`. Default: 0
-        retry_failed: Try images again that have no map. Default: False
+        retry_failed: Try the images without a map again. Default: False
         show_progress: Show a progress bar for the whole run, or a line every half minute where there is no terminal.
             Default: False
-        **arguments: The further arguments of the method's `attribute`, such as `n_samples`, `stdevs` and `filters`, the
+        **arguments: Further arguments of the method's `attribute`, such as `n_samples`, `stdevs` and `filters`, the
             same for all images.
 
     Returns:
@@ -100,11 +99,11 @@ def attribute_dataset(
         TypeError: `method` is not a layer method, `dataset` is not map-style or has items that are not tensors, or
             `attribute` does not take an argument.
         ValueError: The folder holds maps of other images, another model, or another method or argument, and the message
-            says what differs; or an argument is out of range. The first image is tried before anything is written, so
-            whatever the method raises for every image is raised at once.
+            says what differs; or an argument is out of range. Before anything is written, up to eight images are tried
+            until one has a map, so whatever the method raises for every image is raised at once.
 
     Warns:
-        UserWarning: Images have no map, or would influence one another's.
+        UserWarning: Some images have no map, or images would influence one another's maps.
 
     Example::
 

@@ -34,7 +34,7 @@ class Map(NamedTuple):
 
 
 class MapsOfBatch(NamedTuple):
-    """What comes of a batch."""
+    """The maps of a batch, and the output that they explain."""
 
     of_each: list[list[Map]]
     """The maps of each image."""
@@ -93,7 +93,7 @@ class BatchMaps:
             labels: Their labels, if the dataset has any.
 
         Raises:
-            ValueError: What the method returns has not a row for each image. Beyond that, whatever the method and
+            ValueError: What the method returns does not have one row per image. Beyond that, whatever the method and
                 :meth:`Targets.choose` raise.
         """
         images = images.to(self.device, non_blocking=True)
@@ -105,7 +105,7 @@ class BatchMaps:
                 if not tensor.dim() or len(tensor) != len(images):
                     raise ValueError(
                         f"method: returned a shape of {tuple(tensor.shape)} at layer {layer} for {len(images)} "
-                        "image(s), where a dataset needs one row for each."
+                        "image(s), where a dataset needs one row per image."
                     )
                 for of_image, of, values in zip(maps, target.of_each, tensor.detach().cpu(), strict=True):
                     full_suffix = [*suffix, of.target] if len(targets) > 1 else suffix

@@ -25,21 +25,20 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+import captum_sgcampp
 from captum_sgcampp._models.bytecode import global_names_of, instructions_of, is_installed
+from captum_sgcampp._torch import FORWARD_HOOKS, OF_EVERY_MODULE, uncompiled_function
 from captum_sgcampp.layers import unwrap
 
 MAX_DEPTH = 50
 """How many values within one another are looked at."""
 _WITH_VERSIONS = {"captum", "captum_sgcampp", "torch"}
 """Packages whose versions a run knows, however they are installed."""
-_WITHOUT_INFLUENCE = ("random.", "numpy.random.", "torch._C.Generator", "tqdm.", "logging.")
+_WITHOUT_INFLUENCE = ("random.", "numpy.random.", f"{torch.Generator.__module__}.Generator", "tqdm.", "logging.")
 """What objects are called whose state changes with every use, and whether it decides nothing or cannot be compared."""
 _LOADS = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER", "LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CONST", "DELETE_")
 """What the instructions that use a variable or an attribute begin with."""
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype)
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
-"""Where modules have the functions that may change what goes in or comes out."""
-_OF_EVERY_MODULE = {*vars(Module()), *vars(Module), "_is_torch_compile"} - {"forward"}
 
 
 def fingerprint(value: object) -> str:
@@ -88,8 +87,10 @@ def is_own(module: str | None) -> bool:
 
 
 def name_of(value: Any) -> str:
-    """The module and name of a function or a class."""
-    return f"{value.__module__}.{value.__qualname__}"
+    """The module and name of a function or a class; what this package exports has the name that it exports it by."""
+    module, name = value.__module__, value.__qualname__
+    is_exported = name in captum_sgcampp.__all__ and getattr(captum_sgcampp, name) is value
+    return f"{captum_sgcampp.__name__ if is_exported else module}.{name}"
 
 
 def text_of(value: object) -> str:
@@ -143,7 +144,7 @@ class _Description:
 
     def _new(self, value: Any) -> str:
         """Describes what may contain itself."""
-        value = getattr(value, "_torchdynamo_orig_callable", value)
+        value = uncompiled_function(value)
         containers: list[tuple[Any, Callable[[Any], str]]] = [
             (list, self._sequence),
             ((dict, MappingProxyType), self._in_order),
@@ -175,7 +176,7 @@ class _Description:
             for name, value in function.__globals__.items()
             if name in globals_read - results and is_own(function.__module__)
         }
-        # What a function calls as an attribute of a module of one's own, as in `helpers.scale(x)`, or imports from it.
+        # What a function calls as an attribute of the user's own modules, as in `helpers.scale(x)`, or imports.
         attributes = {one.argval for one in instructions if _is_attribute(one) or one.opname == "IMPORT_FROM"}
         modules = [*known.values(), *_imported(function, instructions)] if is_own(function.__module__) else []
         within = _of_modules(modules, attributes)
@@ -258,7 +259,7 @@ def _hashed(text: str) -> str:
 
 
 def _imported(function: FunctionType, instructions: Iterable[dis.Instruction]) -> Iterator[Any]:
-    """The modules of one's own that a function imports when it is called; they are imported now."""
+    """The user's own modules that a function imports when it is called; they are imported now."""
     package = str(function.__globals__.get("__package__") or "")
     level, name = 0, ""
     for one in instructions:
@@ -282,7 +283,7 @@ def _is_of_user(name: str) -> bool:
 
 
 def _of_modules(modules: Iterable[Any], attributes: set[str]) -> dict[str, Any]:
-    """What modules of one's own have under some names, and so the modules within them."""
+    """What the user's own modules have under some names; modules among that are searched too."""
     found: dict[str, Any] = {}
     pending, seen = list(modules), set[int]()
     while pending:
@@ -370,11 +371,11 @@ def _settings_of(module: Module) -> dict[str, Any]:
     settings = {
         name: value
         for name, value in vars(module).items()
-        if name not in _OF_EVERY_MODULE
+        if name not in OF_EVERY_MODULE
         and not _is_cache(kind, name, assigned)
         and (not compiled or isinstance(value, (Tensor, *_PLAIN)))  # the others are torch's own
     }
-    hooks = {name: hooks for name in _HOOKS if (hooks := list(vars(module).get(name, {}).values()))}
+    hooks = {name: hooks for name in FORWARD_HOOKS if (hooks := list(vars(module).get(name, {}).values()))}
     return {**settings, **compiled, **hooks}
 
 

@@ -58,7 +58,7 @@ def name_images(dataset: Any, names: Sequence[str] | None) -> Images:
 
     Raises:
         TypeError: The dataset is not map-style.
-        ValueError: It is empty, two images have the same name, or there is not a name for each.
+        ValueError: It is empty, two images have the same name, or some images have no name.
     """
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise TypeError(

@@ -115,7 +115,7 @@ def _described_model(forward_func: Any, layers: list[Module]) -> dict[str, Any]:
 
 
 def _described_dataset(dataset: Any, around: tuple[Any, ...] = ()) -> dict[str, Any]:
-    """A dataset by its class, its transforms and whatever else it has, but for its files, whose states are written."""
+    """A dataset by its class, its transforms and whatever else it has, except its files, whose states are written."""
     transforms = getattr(dataset, "transforms", None) or getattr(dataset, "transform", None)
     folder = folder_of(dataset)
     others = {

@@ -72,8 +72,8 @@ class Targets:
             One target, or several if a list of them is fixed.
 
         Raises:
-            ValueError: The output is not that of a classifier, a label is not one of its classes, or there is not a
-                name for each.
+            ValueError: The output is not that of a classifier, a label is not one of its classes, or some
+                classes have no name.
         """
         n_images, is_classifier = len(labels), output.dim() == 2
         if is_classifier and self.class_names is not None and len(self.class_names) != output.shape[1]:

@@ -76,12 +76,12 @@ class SmoothCamAttribution(CamAttribution):
                 the range from black to white, divided by the standard deviation of the normalization, is in these
                 units: 0.15 of the range is 0.3 for a standard deviation of 0.5, and 0.66 for torchvision's (0.226).
                 Default: 0.15
-            n_samples_batch_size: The most noisy copies of each input that go through the model at once; passes are of
-                even size. It affects speed and memory, not the result: the same seed gives the same noise. Where the
-                first dimensions of the inputs, the layer and the scores differ, rows are not examples, and only 1 is
-                possible. Copies also go one at a time, with a warning, through models that take one only, and through
-                those whose examples influence one another, such as with a batch norm without running statistics. The
-                first pass with several copies shows this: the inputs without noise are behind them.
+            n_samples_batch_size: The largest number of noisy copies of each input that go through the model at once;
+                passes are of even size. It affects speed and memory, not the result: the same seed gives the same
+                noise. Where the first dimensions of the inputs, the layer and the scores differ, rows are not examples,
+                and only 1 is possible. Copies also go one at a time, with a warning, through models that take one only,
+                and through those whose examples influence one another, such as with a batch norm without running
+                statistics. The first pass with several copies shows this: the inputs without noise are behind them.
                 Default: None, which puts 5 images at once through the model on the CPU, and 32 on other devices, but
                 at least one copy of each input, and only one where rows are not examples
             generator: Source of the noise, on the device of the inputs. With one generator for the whole batch, an
