@@ -56,7 +56,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for."""
+    """Imports a public name when it is first used."""
     if name == "picture":
         return import_module(f"{__name__}.{name}")
     if name not in _HOMES:
@@ -66,5 +66,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Lists also what has not been imported yet."""
+    """Includes what has not been imported yet."""
     return sorted({*globals(), *__all__})

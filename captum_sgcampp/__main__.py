@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Its arguments. None takes those of the process.
 
     Returns:
-        The exit status: 0; 2 if anything could not be done; 130 after Ctrl-C; 141 if nobody reads the output any more.
+        The exit status: 0; 2 if anything could not be done; 130 after Ctrl-C; 141 if the output is a closed pipe.
     """
     sys.stdout = sys.stdout or io.StringIO()  # None if it is closed
     sys.stderr = sys.stderr or sys.stdout
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ends the process at once after Ctrl-C, as while torch is imported, which can lose a KeyboardInterrupt."""
+    """Lets Ctrl-C end the process at once. The import of torch can lose a KeyboardInterrupt."""
 
     def end(*_args: object) -> None:
         os.write(2, b"captum-sgcampp: interrupted\n")

@@ -26,12 +26,14 @@ def photograph(path: str) -> Path:
 
 def panels(picture: str | Path) -> list[npt.NDArray[np.float64]]:
     """Cuts the panels of the last row out of a picture: what is not white, between white columns."""
-    pixels = np.asarray(opened(picture).convert("RGB"), dtype=np.float64) / 255
+    image = opened(picture)
+    inch = image.info["dpi"][0]
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float64) / 255
     row = pixels[int(len(pixels) * 0.5) :]  # beneath the titles
     white = (row == 1).all(axis=(0, 2))
     edges = np.flatnonzero(np.diff(np.concatenate([[True], white, [True]]).astype(int)))
     # The color bar and its labels are narrower.
-    return [row[:, left:right] for left, right in zip(edges[::2], edges[1::2], strict=True) if right - left > 200]
+    return [row[:, left:right] for left, right in zip(edges[::2], edges[1::2], strict=True) if right - left > inch]
 
 
 def center(panel: npt.NDArray[np.float64]) -> float:

@@ -1,11 +1,14 @@
 """Helpers that several test files share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+from captum._utils.gradient import compute_layer_gradients_and_eval
+from models import TARGETS, cut_inputs
+from oracle import example_map, samples_of
 from torch import Tensor, nn
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM
@@ -15,19 +18,26 @@ SMOOTH: dict[str, Any] = {"n_samples": 3, "stdevs": 0.1}
 """A little noise."""
 
 Method = Callable[..., CamAttribution]
-METHODS: list[Method] = [LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM]
-every_method = pytest.mark.parametrize("build", METHODS)
-the_papers_methods = pytest.mark.parametrize("build", METHODS[:2])
+every_method = pytest.mark.parametrize("build", [LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM])
+the_papers_methods = pytest.mark.parametrize("build", [LayerGradCamPlusPlus, LayerSmoothGradCAMpp])
 """Grad-CAM++ and Smooth Grad-CAM++, where a test compares with the oracle or uses alpha."""
-NOISE = [
+smooth_methods = pytest.mark.parametrize("build", [LayerSmoothGradCAMpp, LayerSmoothLayerCAM])
+THE_PAPERS_WITH_AND_WITHOUT_NOISE = [
     pytest.param(LayerGradCamPlusPlus, {}, id="plus_plus"),
     pytest.param(LayerSmoothGradCAMpp, {"n_samples": 3}, id="smooth"),
-    pytest.param(LayerSmoothLayerCAM, {"n_samples": 3}, id="layer_cam"),
 ]
-with_and_without_noise = pytest.mark.parametrize(("build", "noise"), NOISE)
+the_papers_with_and_without_noise = pytest.mark.parametrize(("build", "noise"), THE_PAPERS_WITH_AND_WITHOUT_NOISE)
+with_and_without_noise = pytest.mark.parametrize(
+    ("build", "noise"),
+    [*THE_PAPERS_WITH_AND_WITHOUT_NOISE, pytest.param(LayerSmoothLayerCAM, {"n_samples": 3}, id="layer_cam")],
+)
+N_SAMPLES = pytest.mark.parametrize("n_samples", [0, 3])
+FROZEN = pytest.mark.parametrize("frozen", [False, True], ids=["trainable", "frozen"])
+SETTINGS = pytest.mark.parametrize(
+    ("n_samples", "frozen"), [(0, False), (3, False), (3, True)], ids=["plain", "noise", "noise, frozen"]
+)
 without_noise_on_purpose = pytest.mark.filterwarnings("ignore:n_samples. is 0:UserWarning")
 where_smoothing_changes_nothing = pytest.mark.filterwarnings("ignore:n_samples. smoothing changes nothing:UserWarning")
-the_papers_with_and_without_noise = pytest.mark.parametrize(("build", "noise"), NOISE[:2])
 
 
 def one(attribution: object) -> Tensor:
@@ -48,6 +58,64 @@ def hooks_on(model: nn.Module) -> int:
             module._backward_pre_hooks,
         )
     )
+
+
+def attribute(model: Any, layer: Any, n_samples: int = 0, inputs: Tensor | None = None, **options: Any) -> Tensor:
+    """The map before the ReLU, for `TARGETS`, with the same noise each time, and one copy of the inputs in a pass."""
+    inputs = cut_inputs() if inputs is None else inputs
+    options = {"target": TARGETS[: len(inputs)], "relu_attributions": False, **options}
+    method = options.pop("method", {})
+    if not n_samples:
+        return one(LayerGradCamPlusPlus(model, layer, **method).attribute(inputs, **options))
+    noise: dict[str, Any] = {
+        "n_samples": n_samples,
+        "n_samples_batch_size": 1,
+        "generator": torch.Generator().manual_seed(3),
+    }
+    return one(LayerSmoothGradCAMpp(model, layer, **method).attribute(inputs, **options, **noise))
+
+
+def captums_map(
+    model: nn.Module,
+    layer: str,
+    inputs: Tensor | None = None,
+    noisy: Sequence[Tensor] = (),
+    *,
+    to_input: bool = False,
+    transform: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> Tensor:
+    """The map before the ReLU, for `TARGETS`, that follows from Captum's gradients.
+
+    Args:
+        model: The model.
+        layer: The name of the layer.
+        inputs: None takes those of `cut_model`.
+        noisy: Noisy copies of the inputs, whose gradients are then taken one at a time. Of a pass that ran twice, it
+            has the copies twice; they count once.
+        to_input: Whether it is a map of the layer's input.
+        transform: Makes maps of the layer's tensors.
+    """
+    inputs = cut_inputs() if inputs is None else inputs
+    targets = TARGETS[: len(inputs)]
+
+    def gradients_at(points: Tensor, target: Any) -> tuple[Tensor, Tensor]:
+        (gradients,), (activations,) = compute_layer_gradients_and_eval(
+            model, model.get_submodule(layer), points, target, attribute_to_layer_input=to_input
+        )
+        return transform(gradients), transform(activations.detach())
+
+    gradients, activations = gradients_at(inputs, targets)
+    samples = [[gradient] for gradient in gradients]
+    if noisy:
+        once = [
+            batch for number, batch in enumerate(noisy) if not any(batch.equal(before) for before in noisy[:number])
+        ]
+        samples = [
+            [gradients_at(copy.unsqueeze(0), target)[0][0] for copy in copies]
+            for copies, target in zip(samples_of(inputs, once), targets, strict=True)
+        ]
+    maps = [example_map("bounded", *found, relu=False) for found in zip(activations, samples, strict=True)]
+    return torch.stack(maps)
 
 
 def seeded_map(method: CamAttribution, *args: Any, **kwargs: Any) -> Tensor:

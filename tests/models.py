@@ -67,6 +67,12 @@ def cut_inputs(dims: int = 2, examples: int = 3, dtype: torch.dtype = torch.floa
     return 2 * images(*((examples, 8) if dims == 0 else (examples, 2, *[6] * dims)), dtype=dtype)
 
 
+def remade(kind: type[CutModel]) -> Any:
+    """A model of that kind from the parts of `cut_model`."""
+    plain = cut_model(smooth=True)
+    return kind(plain.below, plain.layer, plain.above).eval()
+
+
 class Weighted(nn.Module):
     """A model with a further argument for each example."""
 

@@ -13,6 +13,8 @@ import resource
 import signal
 import time
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,11 @@ def write_photographs(root: Path, number: int) -> None:
 
 def network() -> nn.Module:
     """A SqueezeNet, whose weights are the same in every process."""
+    return deepcopy(_network())
+
+
+@cache
+def _network() -> nn.Module:
     model: nn.Module = seeded(lambda: models.squeezenet1_1(num_classes=CLASSES))
     return model
 

@@ -35,6 +35,8 @@ CPU = torch.device("cpu")
 FAST = ["--n-samples", "2", "--methods", "smooth-grad-cam++"]
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
+
 
 @pytest.fixture(autouse=True)
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,24 +69,29 @@ def calibrated(model: nn.Module, inputs: Tensor) -> nn.Module:
 @pytest.mark.parametrize(
     ("name", "layer"),
     [
-        ("alexnet", "features.11"),
-        ("convnext_tiny", "features.7.1"),
-        ("densenet121", "features.denseblock3"),
-        ("efficientnet_b0", "features.6.3"),
-        ("googlenet", "inception5a"),
-        ("inception_v3", "Mixed_7b"),
-        pytest.param("maxvit_t", "blocks.3.layers.0", marks=pytest.mark.slow),
         ("mnasnet0_5", "layers.12.3"),
-        ("mobilenet_v2", "features.16"),
         ("mobilenet_v3_small", "features.10"),
         ("regnet_y_400mf", "trunk_output.block4.block4-4"),
         ("resnet18", "layer4.0"),
-        ("resnet50", "layer4.1"),
         ("shufflenet_v2_x0_5", "stage4.2"),
         ("squeezenet1_1", "features.11"),
-        pytest.param("swin_t", "features.5.5.norm1", marks=pytest.mark.slow),
-        ("vgg11_bn", "features.27"),
-        ("vit_b_32", "encoder.layers.encoder_layer_11.ln_1"),
+        *(
+            pytest.param(*family, marks=pytest.mark.slow)
+            for family in [
+                ("alexnet", "features.11"),
+                ("convnext_tiny", "features.7.1"),
+                ("densenet121", "features.denseblock3"),
+                ("efficientnet_b0", "features.6.3"),
+                ("googlenet", "inception5a"),
+                ("inception_v3", "Mixed_7b"),
+                ("maxvit_t", "blocks.3.layers.0"),
+                ("mobilenet_v2", "features.16"),
+                ("resnet50", "layer4.1"),
+                ("swin_t", "features.5.5.norm1"),
+                ("vgg11_bn", "features.27"),
+                ("vit_b_32", "encoder.layers.encoder_layer_11.ln_1"),
+            ]
+        ),
     ],
 )
 def test_smoothing_matters_at_the_default_layer_of_torchvisions_families(name: str, layer: str) -> None:
@@ -366,16 +373,29 @@ def test_weights_of_ones_own_for_timm_and_hugging_face(capsys: pytest.CaptureFix
         ("hf:folder", "hf:folder cannot be loaded ("),
     ],
 )
-def test_a_failed_download_says_what_failed(name: str, message: str, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("default")
+def test_a_failed_download_says_what_failed(
+    name: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("timm")
     pytest.importorskip("transformers")
     Path("folder").mkdir()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(["--model", name]) == 2
+    errors = capsys.readouterr().err
+    assert errors.splitlines()[-1].startswith(f"captum-sgcampp: {message}")
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_a_failed_download_of_a_process_says_what_failed(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
-    command_line = [sys.executable, "-m", "captum_sgcampp", "--model", name]
+    command_line = [sys.executable, "-m", "captum_sgcampp", "--model", "timm:resnet18"]
     outcome = subprocess.run(command_line, capture_output=True, text=True, check=False, env=offline)
     assert outcome.returncode == 2
     *_, error = outcome.stderr.splitlines()
-    assert error.startswith(f"captum-sgcampp: {message}")
+    assert error.startswith("captum-sgcampp: timm:resnet18 cannot be loaded (")
     assert "Traceback" not in outcome.stderr
 
 
@@ -634,7 +654,7 @@ def test_the_number_of_classes_comes_from_the_classifiers_weight(capsys: pytest.
         (["--weights", "numbers.pt"], "cannot read weights from numbers.pt: it holds no state dict"),
         (["--weights", "other.pt"], "the weights are not those of efficientnet_lite0: missing _conv_stem.weight (32, "),
         (["--classes", "missing.txt"], "cannot read classes from missing.txt: No such file"),
-        (["--classes", "object.pt"], "cannot read classes from object.pt: it is not a text in UTF-8"),
+        (["--classes", "object.pt"], "cannot read classes from object.pt: it is not text in UTF-8"),
         (["--classes", "text.pt"], "efficientnet_lite0 has 1000 classes, but there are 1 names"),
     ],
 )

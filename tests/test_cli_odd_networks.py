@@ -29,6 +29,8 @@ INTEGERS = transforms.Compose([transforms.Resize((SIZE, SIZE)), transforms.PILTo
 NO_LAYER = "has no layer that is known to be a map; choose one (see --list-layers)"
 UNSEEN = "has no layer that is known to be a map: none is seen when it runs, as in a scripted or an exported model"
 
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
+
 
 @pytest.fixture(autouse=True)
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,9 +260,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no classes": (lambda: Then(lambda scores: scores[:, :0]), "but returned (1, 0)"),
     "classes": (
         lambda: Then(lambda scores: scores.argmax(1, True)),
-        "scores of floating point, but returned torch.int64",
+        "floating-point scores, but returned torch.int64",
     ),
-    "complex": (lambda: Then(lambda scores: scores * 1j), "scores of floating point, but returned torch.complex64"),
+    "complex": (lambda: Then(lambda scores: scores * 1j), "floating-point scores, but returned torch.complex64"),
     "not a number": (lambda: Then(lambda scores: scores * torch.nan), "not finite"),
     "without a graph": (lambda: Then(Tensor.detach), "the score at this target does not depend on the tensor of"),
     "an error": (lambda: Then(fail), "mine.py:load does not run: FailingError"),

@@ -45,7 +45,9 @@ def correlation(one: Tensor, other: Tensor) -> float:
     return torch.corrcoef(torch.stack([one, other]).double())[0, 1].item()
 
 
-@pytest.mark.parametrize("photograph", ["chelsea", "coffee", "rocket"])
+@pytest.mark.parametrize(
+    "photograph", ["chelsea", *(pytest.param(other, marks=pytest.mark.slow) for other in ("coffee", "rocket"))]
+)
 def test_two_seeds_agree(classifier: Classifier, photograph: str) -> None:
     maps = [smooth(classifier, photograph, 16, seed) for seed in (0, 1)]
     for layer, first, second in zip(LAYERS, *maps, strict=True):
@@ -73,6 +75,7 @@ def test_the_error_falls_with_the_root_of_n(classifier: Classifier) -> None:
         assert 1.4 < few / many < 3, layer
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(("dtype", "least"), [(torch.float16, 0.99), (torch.bfloat16, 0.95)], ids=["half", "bfloat16"])
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("n_samples", [0, 4])

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import METHODS, Method, seeded_map, with_and_without_noise
+from helpers import Method, seeded_map, smooth_methods, with_and_without_noise
 from models import images, seeded
 from oracle import relative_error
 from torch import Generator, Tensor, nn
@@ -17,7 +17,6 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 LAYER = "layer3"
 TARGETS = [3, 7]
 NOISE: dict[str, Any] = {"n_samples": 6, "stdevs": 0.1}
-smooth_methods = pytest.mark.parametrize("build", METHODS[1:])
 
 
 def network(dtype: torch.dtype = torch.float64) -> Any:

@@ -145,7 +145,7 @@ def test_rounding_is_not_mistaken_for_influence(tmp_path: Path, name: str, dtype
     layer = {"resnet18": "layer3", "mobilenet_v3_small": "features.8"}[name]
     seen: list[int] = []
     model.register_forward_pre_hook(lambda _module, args: seen.append(len(args[0])))
-    dataset = TensorDataset(torch.randn(6, 3, 224, 224, generator=torch.Generator().manual_seed(0)).to(dtype))
+    dataset = TensorDataset(torch.randn(6, 3, 128, 128, generator=torch.Generator().manual_seed(0)).to(dtype))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=WARNS)
         run(tmp_path, model, dataset, LayerActivation, model.get_submodule(layer), batch_size=6, target=None)

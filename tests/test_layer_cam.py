@@ -97,13 +97,13 @@ def noise(n_samples: int, seed: int) -> dict[str, Any]:
     return {"n_samples": n_samples, "stdevs": 0.3, "generator": generator(seed)}
 
 
-@pytest.mark.parametrize("rectified", [True, False])
+@pytest.mark.parametrize("rectified", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_two_seeds_agree_and_the_error_falls_with_n(rectified: bool) -> None:
     model, inputs = cut_model(rectified=rectified, smooth=True), cut_inputs()
     method = LayerSmoothLayerCAM(model, model.layer)
     first, second = (one(method.attribute(inputs, TARGETS, **noise(64, seed))) for seed in (0, 1))
     assert torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1] > 0.95
-    truth = one(method.attribute(inputs, TARGETS, **noise(4096, 99)))
+    truth = one(method.attribute(inputs, TARGETS, **noise(1024, 99)))
 
     def error(n_samples: int) -> float:
         maps = [one(method.attribute(inputs, TARGETS, **noise(n_samples, seed))) for seed in range(8)]

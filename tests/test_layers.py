@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -197,7 +198,7 @@ def test_tokens_that_do_not_fill_the_grid() -> None:
         tokens_to_map(grid=(2, 4))(torch.rand(1, 10, 4))
     with pytest.raises(ValueError, match=r"tokens_to_map: needs a layer of shape \(N, tokens, C\)"):
         tokens_to_map()(torch.rand(1, 4, 3, 3))
-    with pytest.raises(ValueError, match="n_prefix_tokens: must not be negative, but is -1"):
+    with pytest.raises(ValueError, match="n_prefix_tokens: must be at least 0, but is -1"):
         tokens_to_map(-1)
 
 
@@ -275,3 +276,38 @@ def test_list_layers_tells_several_tensors_and_leaves_no_hook() -> None:
     (layer,) = list_layers(model, torch.zeros(2, 5, 4))
     assert (layer.name, layer.shapes, layer.calls) == ("0", ((2, 5, 3),), 1)
     assert not model[0]._forward_hooks
+
+
+class Siamese(nn.Module):
+    """Two names of one encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc1 = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU())
+        self.enc2 = self.enc1
+        self.above = cut_model().float().above
+
+    def forward(self, image: Tensor) -> Tensor:
+        scores: Tensor = self.above(self.enc2(image)[:, :, :3, :3])
+        return scores
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel], ids=["plain", "DataParallel"])
+@pytest.mark.parametrize("name", ["enc1", "enc1.1", "enc2", "enc2.1"])
+def test_a_shared_module_is_found_by_each_of_its_names(wrap: Callable[[nn.Module], nn.Module], name: str) -> None:
+    model = seeded(Siamese)
+    method = LayerGradCamPlusPlus(wrap(model), name)
+    assert method.layer is model.get_submodule(name)
+    assert one(method.attribute(images(dtype=torch.float32), TARGETS)).any()
+
+
+def test_a_list_of_two_names_of_one_module() -> None:
+    maps: Any = LayerGradCamPlusPlus(seeded(Siamese), ["enc1.1", "enc2.1"]).attribute(
+        images(dtype=torch.float32), TARGETS
+    )
+    assert torch.equal(*maps)
+
+
+def test_a_second_name_that_is_wrong_says_the_closest() -> None:
+    with pytest.raises(ValueError, match=r"layer: there is no 'enc2.7'; the closest: .*enc2\.1"):
+        LayerGradCamPlusPlus(seeded(Siamese), "enc2.7")

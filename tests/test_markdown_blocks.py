@@ -1,5 +1,6 @@
 """The Python blocks of the README and of the pages in docs run, each alone, as a reader would paste it."""
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from torchvision import models
+
+import captum_sgcampp
 
 ROOT = Path(__file__).parent.parent
 PAGES = [page for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))) if page.exists()]
@@ -59,6 +62,14 @@ def without_hub(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", lambda _name: processor)
 
 
+@pytest.mark.parametrize("block", blocks())
+def test_a_block_imports_what_there_is(block: str) -> None:
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.ImportFrom) and node.module == captum_sgcampp.__name__:
+            assert {alias.name for alias in node.names} <= set(captum_sgcampp.__all__)
+
+
+@pytest.mark.slow  # many build large networks
 @pytest.mark.parametrize("block", blocks())
 @pytest.mark.usefixtures("reader")
 def test_a_block_runs_alone(block: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,76 +1,201 @@
-"""Several targets from the same passes."""
+"""Every kind of target that Captum takes, and the errors of wrong ones."""
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from helpers import SMOOTH, one
-from models import cut_inputs, cut_model
-from oracle import inputs_seen
+from captum.attr import LayerGradCam
+from helpers import Method, one, the_papers_with_and_without_noise, unchanged, with_and_without_noise
+from models import images, seeded
+from oracle import CutModel, expected, inputs_seen, noisy_copies, relative_error
+from torch import Tensor, nn
 
-from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
-
-TARGETS: list[Any] = [1, [1, 4, 2], torch.tensor([0, 0, 3]), (2,), torch.tensor(4)]
+from captum_sgcampp import LayerGradCamPlusPlus
 
 
-@pytest.mark.parametrize("noise", [{}, SMOOTH, {**SMOOTH, "n_samples_batch_size": 3}])
-@pytest.mark.parametrize("source", ["powers", "exp", "autograd"])
-@pytest.mark.parametrize("options", [{}, {"filters": [2, 0], "subset": [(1, 1)]}, {"attr_dim_summation": False}])
-def test_the_same_as_one_by_one(noise: dict[str, Any], source: str, options: dict[str, Any]) -> None:
-    model, inputs = cut_model(rectified=False, smooth=True), cut_inputs()
-    method = (LayerSmoothGradCAMpp if noise else LayerGradCamPlusPlus)(model, "layer", derivatives=source)
-    torch.manual_seed(4)
+class Shaped(nn.Module):
+    """A model whose output has a shape (N, ...)."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.conv = nn.Conv2d(2, 3, 3)
+        self.layer = nn.ReLU()
+        self.above = nn.Sequential(
+            nn.Flatten(), nn.Linear(48, 6), nn.ReLU(), nn.Linear(6, int(torch.tensor(shape).prod()))
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        scores: Tensor = self.above(self.layer(self.conv(image)))
+        return scores.reshape(-1, *self.shape)
+
+
+def shaped(*shape: int) -> tuple[Shaped, CutModel, Tensor]:
+    """The model, the same model with a flat output, and inputs."""
+    model: Shaped = seeded(lambda: Shaped(*shape)).double()
+    return model, CutModel(model.conv, model.layer, model.above), 2 * images()
+
+
+@the_papers_with_and_without_noise
+@pytest.mark.parametrize(
+    ("shape", "target", "flat"),
+    [
+        ((4,), 2, [2, 2, 2]),
+        ((4,), -1, [3, 3, 3]),
+        ((4,), (1,), [1, 1, 1]),
+        ((4,), torch.tensor(3), [3, 3, 3]),
+        ((4,), torch.tensor([3]), [3, 3, 3]),
+        ((4,), torch.tensor([[3]]), [3, 3, 3]),
+        ((4,), torch.tensor([3, 0, 2]), [3, 0, 2]),
+        ((4,), [3, 0, 2], [3, 0, 2]),
+        ((4,), [(3,), (0,), (2,)], [3, 0, 2]),
+        ((1,), None, [0, 0, 0]),
+        ((), None, [0, 0, 0]),
+        ((2, 3), (1, 0), [3, 3, 3]),
+        ((2, 3), [(1, 0), (0, 2), (1, 1)], [3, 2, 4]),
+        ((2, 1), 0, [0, 0, 0]),
+        ((1, 2), (0, 1), [1, 1, 1]),
+        ((2, 2, 2), (1, 0, 1), [5, 5, 5]),
+        ((2, 2, 2), [(1, 0, 1), (0, 0, 1), (1, 1, 1)], [5, 1, 7]),
+    ],
+    ids=str,
+)
+def test_every_kind_of_target(
+    build: Method, noise: dict[str, Any], shape: tuple[int, ...], target: Any, flat: list[int]
+) -> None:
+    model, cut, inputs = shaped(*shape)
+    method = build(model, model.layer)
     with inputs_seen(model) as seen:
-        together = method.attribute_targets(inputs, TARGETS, **noise, **options)
-    passes = len(seen)
-    assert len(together) == len(TARGETS)
-    for target, attribution in zip(TARGETS, together, strict=True):
-        torch.manual_seed(4)
-        with inputs_seen(model) as seen:
-            alone = method.attribute(inputs, target, **noise, **options)
-        assert len(seen) == passes
-        torch.testing.assert_close(attribution, alone, rtol=1e-10, atol=1e-14)
-    assert not all(torch.equal(attribution, together[0]) for attribution in together)
+        attribution = one(method.attribute(inputs, target=target, relu_attributions=False, **noise))
+    wanted = expected(cut, inputs, noisy_copies(seen), flat, relu=False)
+    assert relative_error(attribution, wanted) < 1e-10
 
 
-def test_without_noise_and_for_lists_of_layers() -> None:
-    model, inputs = cut_model(), cut_inputs()
-    method = LayerGradCamPlusPlus(model, ["layer", "below"])
-    together = method.attribute_targets(inputs, range(3))
-    for target, attributions in enumerate(together):
-        torch.testing.assert_close(attributions, method.attribute(inputs, target))
+@with_and_without_noise
+@pytest.mark.parametrize(
+    ("shape", "target"),
+    [
+        ((4,), None),
+        ((4,), 4),
+        ((4,), -5),
+        ((4,), (4,)),
+        ((4,), (1, 0)),
+        ((4,), [1, 2]),
+        ((4,), [1, 2, 3, 0]),
+        ((4,), [1.0, 2.0, 3.0]),
+        ((4,), torch.tensor([1, 2])),
+        ((4,), torch.tensor(1.0)),
+        ((4,), torch.tensor([[1], [2], [0]])),
+        ((4,), "cat"),
+        ((4,), 1.0),
+        ((4,), [(1,), (2,), (9,)]),
+        ((2, 3), 1),
+        ((2, 3), None),
+        ((2, 3), [1, 0, 1]),
+        ((2, 3), torch.tensor([1, 0, 1])),
+        ((2, 3), (1, 3)),
+        ((2, 3), (1, 1, 1)),
+        ((2, 3), [(1,), (0,), (1,)]),
+        ((), 0),
+    ],
+    ids=str,
+)
+def test_wrong_targets_raise_what_captum_raises(
+    build: Method, noise: dict[str, Any], shape: tuple[int, ...], target: Any
+) -> None:
+    model, _, inputs = shaped(*shape)
+    with pytest.raises((AssertionError, IndexError)) as theirs:
+        LayerGradCam(model, model.layer).attribute(inputs, target=target)
+    with unchanged(model, inputs), pytest.raises(theirs.type):
+        build(model, model.layer).attribute(inputs, target=target, **noise)
 
 
-def test_with_create_graph_each_can_be_differentiated() -> None:
-    model, inputs = cut_model(smooth=True), cut_inputs().requires_grad_()
-    method = LayerGradCamPlusPlus(model, "layer")
-    together = method.attribute_targets(inputs, [0, 3], grad_kwargs={"create_graph": True})
-    for target, attribution in zip([0, 3], together, strict=True):
-        alone = one(method.attribute(inputs, target, grad_kwargs={"create_graph": True}))
-        (gradient,) = torch.autograd.grad(one(attribution).sum(), inputs, retain_graph=True)
-        torch.testing.assert_close(gradient, torch.autograd.grad(alone.sum(), inputs)[0])
-        assert gradient.any()
+@with_and_without_noise
+@pytest.mark.parametrize("target", [torch.tensor([1, 2, 4]), [1, -1, 2]], ids=str)
+def test_wrong_targets_for_each_example(build: Method, noise: dict[str, Any], target: Any) -> None:
+    model, _, inputs = shaped(4)
+    with unchanged(model, inputs), pytest.raises((RuntimeError, IndexError)):
+        build(model, model.layer).attribute(inputs, target=target, **noise)
 
 
-@pytest.mark.filterwarnings("ignore:n_samples. is 0")
-@pytest.mark.parametrize("build", [LayerGradCamPlusPlus, LayerSmoothGradCAMpp])
-def test_no_targets_are_refused(build: type[LayerGradCamPlusPlus]) -> None:
-    with pytest.raises(ValueError, match="targets: is empty"):
-        build(cut_model(), "layer").attribute_targets(cut_inputs(), [])
+def test_the_message_of_a_missing_target() -> None:
+    model, _, inputs = shaped(4)
+    with pytest.raises(AssertionError, match=r"target=None.*\(3, 4\)"):
+        LayerGradCamPlusPlus(model, model.layer).attribute(inputs)
 
 
-@pytest.mark.filterwarnings("ignore:n_samples. is 0")
-@pytest.mark.parametrize("build", [LayerGradCamPlusPlus, LayerSmoothGradCAMpp])
-@pytest.mark.parametrize("targets", [3, None, torch.tensor(3)])
-def test_a_target_in_place_of_a_list_is_refused(targets: Any, build: type[LayerGradCamPlusPlus]) -> None:
-    model = cut_model()
-    with inputs_seen(model) as seen, pytest.raises(TypeError, match=f"^targets: .*{targets}"):
-        build(model, "layer").attribute_targets(cut_inputs(), targets)
-    assert seen == []
+@with_and_without_noise
+@pytest.mark.parametrize(
+    ("target", "same"),
+    [
+        (np.int64(2), 2),
+        (np.int64(-1), -1),
+        (np.uint8(2), 2),
+        ((np.int64(2),), 2),
+        ([np.int64(1), np.int64(0), np.int64(3)], [1, 0, 3]),
+        ([(np.int64(1),), (np.int64(0),), (3,)], [1, 0, 3]),
+        (torch.tensor(2, dtype=torch.uint8), 2),
+        (torch.tensor([1, 0, 3], dtype=torch.uint8), [1, 0, 3]),
+        (torch.tensor([1, 0, 3], dtype=torch.int16), [1, 0, 3]),
+    ],
+    ids=str,
+)
+def test_integers_of_other_libraries_and_sizes(build: Method, noise: dict[str, Any], target: Any, same: Any) -> None:
+    model, _, inputs = shaped(4)
+    method = build(model, model.layer)
+    maps = []
+    for each in (target, same):
+        torch.manual_seed(0)
+        maps.append(one(method.attribute(inputs, target=each, **noise)))
+    assert torch.equal(*maps)
+    torch.manual_seed(0)
+    assert torch.equal(one(method.attribute_targets(inputs, [target], **noise)[0]), maps[0])
 
 
-def test_a_wrong_target_is_refused_before_the_noisy_passes() -> None:
-    model = cut_model()
-    with inputs_seen(model) as seen, pytest.raises(IndexError):
-        LayerSmoothGradCAMpp(model, "layer").attribute_targets(cut_inputs(), [0, 99], **SMOOTH)
-    assert len(seen) == 1
+@with_and_without_noise
+@pytest.mark.parametrize("n_examples", [1, 3])
+@pytest.mark.parametrize(
+    "target",
+    [
+        4,
+        -5,
+        2**40,
+        True,
+        1.0,
+        slice(0, 1),
+        {1},
+        (),
+        [],
+        ["cat"],
+        [True],
+        [-1],
+        [4],
+        [1.0],
+        [None],
+        torch.tensor([1.0]),
+        torch.tensor([True]),
+        torch.tensor([4]),
+        torch.tensor([]),
+        np.array([1]),
+    ],
+    ids=str,
+)
+def test_what_captum_refuses(build: Method, noise: dict[str, Any], target: Any, n_examples: int) -> None:
+    """With an error of the same kind."""
+    model, _, inputs = shaped(4)
+    inputs = inputs[:n_examples]
+    if isinstance(target, (list, Tensor)) and len(target):
+        target = target * n_examples if isinstance(target, list) else target.repeat(n_examples)
+    with pytest.raises((AssertionError, IndexError, RuntimeError)) as theirs:
+        LayerGradCam(model, model.layer).attribute(inputs, target=target)
+    with unchanged(model, inputs), pytest.raises(theirs.type):
+        build(model, model.layer).attribute(inputs, target=target, **noise)
+
+
+@with_and_without_noise
+@pytest.mark.parametrize("target", [[1, -1, 2], [1, 4, 2], torch.tensor([1, 4, 2])], ids=str)
+def test_a_target_of_an_example_that_is_no_class_is_named(build: Method, noise: dict[str, Any], target: Any) -> None:
+    model, _, inputs = shaped(4)
+    with pytest.raises(RuntimeError, match=r"^target: (-1|4) is out of range; .* 0 to 3"):
+        build(model, model.layer).attribute(inputs, target=target, **noise)

@@ -433,3 +433,28 @@ def test_another_thread_keeps_its_fast_path(order: str, frozen: bool) -> None:
     assert torch.equal(actual, wanted)
     assert not actual.requires_grad
     assert not torch.equal(slow, wanted)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_model_with_a_pool_of_threads(early: bool) -> None:
+    """A thread that is there before may be anybody's."""
+
+    class Pooled(CutModel):
+        pool: ThreadPoolExecutor | None = None
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.pool = self.pool or ThreadPoolExecutor(1)
+            scores: Tensor = self.pool.submit(super().forward, inputs).result()
+            return scores
+
+    plain = cut_model()
+    model, inputs = Pooled(plain.below, plain.layer, plain.above), cut_inputs()
+    if early:
+        model(inputs)
+        with pytest.raises(ValueError, match=r"layer: 'layer' .* runs in a thread that was started earlier"):
+            LayerGradCamPlusPlus(model, "layer").attribute(inputs, TARGETS)
+    else:
+        wanted = one(LayerGradCamPlusPlus(plain, "layer").attribute(inputs, TARGETS))
+        torch.testing.assert_close(one(LayerGradCamPlusPlus(model, "layer").attribute(inputs, TARGETS)), wanted)
+    assert model.pool is not None
+    model.pool.shutdown()

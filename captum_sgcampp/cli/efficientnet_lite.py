@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torchvision.models import EfficientNet_B0_Weights
 
-from captum_sgcampp.cli.arguments import DEFAULT_MODEL
 from captum_sgcampp.cli.classifier import Classifier
 from captum_sgcampp.cli.errors import brought_by
 from captum_sgcampp.cli.framing import frame_of
 from captum_sgcampp.cli.from_torchvision import IMAGENET_CLASSES, class_names
+from captum_sgcampp.cli.options import DEFAULT_MODEL
 from captum_sgcampp.cli.weights import load_weights, n_classes_of, read_weights
 
 

@@ -321,13 +321,19 @@ def _counts_up(instructions: list[dis.Instruction], number: int) -> bool:
 
 def _assigned_in_calls(kind: type) -> frozenset[str]:
     """The attributes that a class assigns to in calls of its objects and never uses: results, such as a counter."""
-    functions = [
-        (name, list(instructions_of(function.__code__)))
+    methods = (
+        (name, function.__code__)
         for base in kind.__mro__
         if base not in {Module, object}
         for name, value in vars(base).items()
         if (function := _function_of(value))
-    ]
+    )
+    return _assigned_in_calls_of(tuple(methods))
+
+
+@functools.lru_cache(maxsize=1024)  # a model has many modules, and few classes
+def _assigned_in_calls_of(methods: tuple[tuple[str, CodeType], ...]) -> frozenset[str]:
+    functions = [(name, list(instructions_of(code))) for name, code in methods]
     called = {name for name, _ in functions if name.startswith("forward") or name in {"__call__", "__getitem__"}}
     reached: set[str] = set()
     while called - reached:  # with the methods that these call

@@ -241,7 +241,14 @@ LAYERS = {
 
 @pytest.mark.filterwarnings("ignore:layer. the gradients of .* are zero")  # random weights, in float16
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v2",
+        "resnet18",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in LAYERS if name not in {"mobilenet_v2", "resnet18"}),
+    ],
+)
 def test_rounding_is_not_taken_for_influence(name: str, dtype: torch.dtype) -> None:
     """Without a warning: other warnings are errors in the tests."""
     options = {"init_weights": False, "aux_logits": False} if name == "inception_v3" else {}

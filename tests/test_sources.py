@@ -155,6 +155,7 @@ def test_exp_does_not_overflow_and_does_not_depend_on_the_chunks() -> None:
         torch.testing.assert_close(maps(size), maps(7), rtol=1e-4, atol=1e-4 * maps(7).max().item())
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("noise", [{}, SMOOTH, {**SMOOTH, "n_samples_batch_size": 2}])
 @pytest.mark.parametrize("name", ["bounded", "eq5", "eq7"])
 @pytest.mark.parametrize("head", [lambda scores: scores, lambda scores: scores.softmax(dim=1), nn.functional.gelu])
@@ -327,26 +328,38 @@ def test_autograd_of_filters_where_reshape_transform_joins_rows() -> None:
     torch.testing.assert_close(one(method.attribute(inputs, TARGETS, filters=[3, 0])), every[:, [3, 0]])
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 16, 256])
-def test_autograd_does_not_depend_on_how_many_positions_are_taken_at_once(
-    at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    take_at_once(at_once, monkeypatch)
-    sizes = positions_taken(monkeypatch)
+def long_model() -> CutModel:
+    """With 128 positions at its layer."""
     model: CutModel = seeded(
         lambda: CutModel(
             nn.Conv1d(2, 4, 3),
             nn.Conv1d(4, 1, 3),
             nn.Sequential(nn.Tanh(), nn.Conv1d(1, 3, 4, stride=4), nn.Tanh(), nn.Flatten(), nn.Linear(96, 5)),
         )
-    ).double()
-    inputs = 2 * images(2, 2, 132)
-    method = LayerGradCamPlusPlus(model, "layer", derivatives="autograd")
-    attribution = one(method.attribute(inputs, TARGETS[:2], relu_attributions=False))
+    )
+    return model.double()
+
+
+LONG_INPUTS = 2 * images(2, 2, 132)
+
+
+@pytest.fixture(scope="module")
+def wanted_of_long_model() -> Tensor:
+    return wanted(long_model(), LONG_INPUTS, [], "bounded", "autograd")
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 16, 256])
+def test_autograd_does_not_depend_on_how_many_positions_are_taken_at_once(
+    at_once: int, wanted_of_long_model: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_at_once(at_once, monkeypatch)
+    sizes = positions_taken(monkeypatch)
+    method = LayerGradCamPlusPlus(long_model(), "layer", derivatives="autograd")
+    attribution = one(method.attribute(LONG_INPUTS, TARGETS[:2], relu_attributions=False))
     assert attribution.shape == (2, 1, 128)
     assert sum(sizes) == 128
     assert max(sizes) == min(at_once, 128)
-    assert relative_error(attribution, wanted(model, inputs, [], "bounded", "autograd")) < 1e-8
+    assert relative_error(attribution, wanted_of_long_model) < 1e-8
 
 
 def test_autograd_with_create_graph_can_be_differentiated() -> None:

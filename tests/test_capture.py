@@ -12,18 +12,12 @@ from typing import Any
 import pytest
 import torch
 from captum._utils.gradient import compute_layer_gradients_and_eval
-from helpers import hooks_on, one
+from helpers import FROZEN, N_SAMPLES, SETTINGS, captums_map, hooks_on, one
 from models import CLASSES, TARGETS, cut_inputs, cut_model, images, seeded
-from oracle import example_map, inputs_seen, noisy_copies, relative_error, samples_of
+from oracle import example_map, inputs_seen, noisy_copies, relative_error
 from torch import Tensor, nn
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
-
-N_SAMPLES = pytest.mark.parametrize("n_samples", [0, 3])
-FROZEN = pytest.mark.parametrize("frozen", [False, True], ids=["trainable", "frozen"])
-SETTINGS = pytest.mark.parametrize(
-    ("n_samples", "frozen"), [(0, False), (3, False), (3, True)], ids=["plain", "noise", "noise, frozen"]
-)
 
 
 def attribute(model: nn.Module, layer: Any, inputs: Tensor, n_samples: int, **options: Any) -> Any:
@@ -33,26 +27,6 @@ def attribute(model: nn.Module, layer: Any, inputs: Tensor, n_samples: int, **op
         return LayerGradCamPlusPlus(model, layer).attribute(inputs, **options)
     generator = torch.Generator().manual_seed(3)
     return LayerSmoothGradCAMpp(model, layer).attribute(inputs, **options, n_samples=n_samples, generator=generator)
-
-
-def captums_map(model: nn.Module, layer: str, inputs: Tensor, noisy: list[Tensor], to_input: bool = False) -> Tensor:
-    """The maps that follow from Captum's gradients, which are taken for one image at a time.
-
-    Of a pass that ran twice, `noisy` has the copies twice; they count once.
-    """
-    noisy = [batch for number, batch in enumerate(noisy) if not any(batch.equal(before) for before in noisy[:number])]
-    maps = []
-    for example, copies, target in zip(inputs, samples_of(inputs, noisy), TARGETS, strict=False):
-        found = [
-            compute_layer_gradients_and_eval(
-                model, model.get_submodule(layer), point.unsqueeze(0), target, attribute_to_layer_input=to_input
-            )
-            for point in (example, *copies)
-        ]
-        gradients = [gradient[0] for (gradient,), _ in found]
-        (activation,) = found[0][1]
-        maps.append(example_map("bounded", activation[0].detach(), gradients[1:] or gradients, relu=False))
-    return torch.stack(maps)
 
 
 # --- tensors that are used in several places -------------------------------------------------------------------------
@@ -249,7 +223,7 @@ def test_every_use_of_the_layers_tensor_counts(
             attribute(model.requires_grad_(not frozen), layer, inputs, n_samples, attribute_to_layer_input=to_input)
         )
     noisy = noisy_copies(seen) if n_samples else []
-    wanted = captums_map(model.requires_grad_(True), layer, inputs, noisy, to_input)
+    wanted = captums_map(model.requires_grad_(True), layer, inputs, noisy, to_input=to_input)
     assert relative_error(attribution, wanted) < 1e-10
 
 
@@ -314,7 +288,7 @@ def test_a_residual_block_takes_what_the_block_before_it_returns(
     returned = one(attribute(resnet, block_before, inputs, n_samples))
     assert relative_error(taken, returned) < 1e-12
     noisy = noisy_copies(seen) if n_samples else []
-    assert relative_error(taken, captums_map(resnet.requires_grad_(True), layer, inputs, noisy, True)) < 1e-10
+    assert relative_error(taken, captums_map(resnet.requires_grad_(True), layer, inputs, noisy, to_input=True)) < 1e-10
 
 
 @pytest.mark.parametrize(
@@ -337,7 +311,7 @@ def test_a_densenet_of_torchvision(layer: str, to_input: bool, frozen: bool) -> 
     inputs = images(2, 3, 64, 64)
     model.double().requires_grad_(not frozen)
     attribution = one(attribute(model, layer, inputs, 0, attribute_to_layer_input=to_input))
-    wanted = captums_map(model.requires_grad_(True), layer, inputs, [], to_input)
+    wanted = captums_map(model.requires_grad_(True), layer, inputs, to_input=to_input)
     assert relative_error(attribution, wanted) < 1e-10
 
 
@@ -364,7 +338,7 @@ def test_each_layer_of_a_list_gets_its_map(
     noisy = noisy_copies(seen) if n_samples else []
     model.requires_grad_(True)
     for layer, attribution in zip(layers, attributions, strict=True):
-        wanted = captums_map(model, layer, inputs, noisy, to_input)
+        wanted = captums_map(model, layer, inputs, noisy, to_input=to_input)
         assert relative_error(attribution, wanted) < 1e-10
 
 
