@@ -204,5 +204,5 @@ def test_extras_are_named_alike() -> None:
 
 def test_extras_that_a_sentence_names_exist() -> None:
     for page in PAGES:
-        for extra in re.findall(r"\bextra\s+`?(\w+)`?[\",.;)]", page.read_text("utf-8")):
+        for extra in re.findall(r"\bextra\s+`(\w+)`", page.read_text("utf-8")):
             assert extra in EXTRAS, f"{page.name}: {extra}"
