@@ -3,7 +3,7 @@
     python benchmarks/accuracy.py
 
 prints the table that the README shows, the largest error of each implementation's map; with `--correlation`, how the
-maps correlate with the oracle's. It needs torchcam and grad-cam beside the extra `demo`.
+maps correlate with the oracle's. Needs the extra `benchmark`.
 
 The network is EfficientNet-Lite0, pretrained on ImageNet; the photographs are scikit-image's; each is explained for the
 class that the network predicts, in float32, at one layer of each of three kinds:

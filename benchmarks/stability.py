@@ -3,8 +3,7 @@
     python benchmarks/stability.py
 
 prints the table that the README shows. The network is EfficientNet-Lite0, pretrained on ImageNet; the photographs are
-those of `photographs.py`; each is explained for the class that the network says it is. Needs torchcam beside the extra
-`demo`.
+those of `photographs.py`; each is explained for the class that the network says it is. Needs the extra `benchmark`.
 """
 
 import statistics
