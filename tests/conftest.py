@@ -40,7 +40,7 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A process of pytest-xdist tells the one that prints."""
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["left out"] = dict(session.config.stash.get(LEFT_OUT, Counter[str]()))
+        session.config.workeroutput["left out"] = dict(session.config.stash.get(LEFT_OUT, {}))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -50,7 +50,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Says what has not been run, and why."""
-    left_out = config.stash.get(LEFT_OUT, Counter[str]())
+    left_out = config.stash.get(LEFT_OUT, None)
     if left_out:
         most = ", ".join(f"{number} of them in {file}" for file, number in left_out.most_common(3))
         terminalreporter.write_line(
