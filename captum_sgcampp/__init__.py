@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from captum_sgcampp.methods.smooth_base import SmoothCamAttribution
     from captum_sgcampp.reshape import channels_last_to_map, tokens_to_map
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "CamAttribution",
@@ -56,7 +56,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for."""
+    """Imports a public name when it is first used."""
     if name == "picture":
         return import_module(f"{__name__}.{name}")
     if name not in _HOMES:
@@ -66,5 +66,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Lists also what has not been imported yet."""
+    """Includes what has not been imported yet."""
     return sorted({*globals(), *__all__})

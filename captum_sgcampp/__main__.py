@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from captum_sgcampp._extras import missing
 from captum_sgcampp.cli.arguments import parse
 
 INTERRUPTED, CLOSED_PIPE = 130, 141
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Its arguments. None takes those of the process.
 
     Returns:
-        The exit status: 0; 2 if anything could not be done; 130 after Ctrl-C; 141 if nobody reads the output any more.
+        The exit status: 0; 2 if anything could not be done; 130 after Ctrl-C; 141 if the output is a closed pipe.
     """
     sys.stdout = sys.stdout or io.StringIO()  # None if it is closed
     sys.stderr = sys.stderr or sys.stdout
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ends the process at once after Ctrl-C, as while torch is imported, which can lose a KeyboardInterrupt."""
+    """Lets Ctrl-C end the process at once. The import of torch can lose a KeyboardInterrupt."""
 
     def end(*_args: object) -> None:
         os.write(2, b"captum-sgcampp: interrupted\n")
@@ -64,7 +65,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         with _interruptible():
             from captum_sgcampp.cli.command import run
     except ModuleNotFoundError as error:
-        print(f"captum-sgcampp: {error.name} is missing; pip install 'captum-sgcampp[demo]' brings it", file=sys.stderr)
+        print(f"captum-sgcampp: {missing(error.name, 'demo')}", file=sys.stderr)
         return 2
     return run(options)
 

@@ -1,27 +1,79 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, whenever a process dies and however many write at once."""
 
+import errno
 import os
+import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
+
+_PREFIX, _SUFFIX = ".captum_sgcampp-", ".tmp"
+"""The names of temporary files: hidden, and different each time."""
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
-def write_whole(file: Path, content: bytes | memoryview) -> None:
-    """Writes a file under another name beside it and then renames it, so that it is never seen half written.
+def write_whole(file: Path, content: bytes | memoryview | Callable[[BinaryIO], object], *, keep: bool = False) -> None:
+    """Writes a file under a temporary name beside it, and gives it its own when it is complete.
 
     Args:
-        file: The file. If it exists, it is replaced; what is not a regular file, such as a pipe, is written to.
-        content: What to write.
+        file: The file. A link keeps pointing to it; what is not a regular file, such as a pipe, is written to directly.
+        content: What to write, or a function that writes it, which may be called more than once.
+        keep: Leave the file as it is if it is there already, also if another process has just written it.
 
     Raises:
-        OSError: It cannot be written. Nothing is left behind then.
+        OSError: It cannot be written. What was there before is left as it was, and nothing else is left behind.
     """
-    target = file.resolve()  # a link keeps pointing to the file
+    target = file.resolve()
     if target.exists() and not target.is_file():
-        target.write_bytes(content)
+        with target.open("wb") as stream:
+            _write(stream, content)
         return
-    unfinished = target.with_name(f".captum-sgcampp-{os.getpid()}.tmp")
+    while True:
+        temporary = target.with_name(f"{_PREFIX}{uuid.uuid4().hex}{_SUFFIX}")
+        try:
+            with temporary.open("xb") as stream:
+                _write(stream, content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if _renamed(temporary, target, keep):
+                return
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Removes what processes that were killed have left. One that is still writing notices, and writes again."""
+    for temporary in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+        temporary.unlink(missing_ok=True)
+
+
+def _write(stream: BinaryIO, content: bytes | memoryview | Callable[[BinaryIO], object]) -> None:
+    if callable(content):
+        content(stream)
+    else:
+        stream.write(content)
+
+
+def _renamed(temporary: Path, file: Path, keep: bool) -> bool:
+    """Gives a file its own name; False if another process has removed it meanwhile."""
     try:
-        unfinished.write_bytes(content)
-        unfinished.replace(target)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+        if not keep or not _linked(temporary, file):
+            temporary.replace(file)
+    except FileNotFoundError:
+        if not file.parent.is_dir():
+            raise
+        return False
+    return True
+
+
+def _linked(temporary: Path, file: Path) -> bool:
+    """Gives a file a second name unless there is one of that name; False if the file system has no links."""
+    try:
+        os.link(temporary, file)
+    except FileExistsError:
+        return True
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return file.exists()
+    return True

@@ -1,7 +1,6 @@
 """The layers of a model: listing them, and finding one by its name."""
 
-import difflib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch.fx import GraphModule
 from torch.nn import Conv2d, DataParallel, Module
 from torch.nn.parallel import DistributedDataParallel
 
+from captum_sgcampp._checks import closest
 from captum_sgcampp._models.unreached_layers import EXPORTED, SCRIPTED
 from captum_sgcampp._torch import weights_are_cached
 
@@ -192,12 +192,6 @@ def layer_name(forward_func: Callable[..., Any], layer: Module) -> str:
     """Describes a layer in messages: its dotted name if it is in the model, and its type."""
     name = dotted_name(forward_func, layer)
     return f"({type(layer).__name__})" if name is None else f"'{name}' ({type(layer).__name__})"
-
-
-def closest(name: str, known: Collection[str]) -> list[str]:
-    """Finds up to five similar known names: first those that contain the same word."""
-    words = [candidate for candidate in known if name.lower() in candidate.lower().split()]
-    return list(dict.fromkeys([*words, *difflib.get_close_matches(name, known, n=5, cutoff=0.5)]))[:5]
 
 
 def unwrap(model: Module) -> list[Module]:

@@ -3,13 +3,12 @@ r"""Functions for `reshape_transform`, for layers that are not (N, C, \*spatial)
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any
 
 from torch import Tensor
 
+from captum_sgcampp._checks import index_of, require_integer
 from captum_sgcampp._models.patches import MAX_PREFIX_TOKENS, Grid, PatchedInputs
-from captum_sgcampp._passes.selection import index_of
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,7 @@ class TokensToMap:
     def __post_init__(self) -> None:
         if isinstance(self.n_prefix_tokens, Tensor):
             raise TypeError("tokens_to_map: is to be called, as in reshape_transform=tokens_to_map().")
-        if isinstance(self.n_prefix_tokens, bool) or not isinstance(self.n_prefix_tokens, Integral):
-            raise TypeError(f"n_prefix_tokens: must be an integer, but is {self.n_prefix_tokens!r}.")
-        if self.n_prefix_tokens < 0:
-            raise ValueError(f"n_prefix_tokens: must not be negative, but is {self.n_prefix_tokens}.")
+        require_integer("n_prefix_tokens", self.n_prefix_tokens, minimum=0)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         r"""Turns (N, tokens, C) into (N, C, \*grid).

@@ -22,7 +22,7 @@ def chromium() -> Iterator[Any]:
     try:
         from playwright.sync_api import sync_playwright
     except ModuleNotFoundError:
-        _missing("the page is tested with playwright, which pip install '.[test]' brings")
+        _missing("the page is tested with playwright, which pip install -e '.[test]' brings")
     if path is None:
         _missing("the page is tested in Chromium, which is not installed; apt-get install chromium")
     with sync_playwright() as playwright:

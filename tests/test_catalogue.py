@@ -84,7 +84,7 @@ def test_explain_knows_it() -> None:
         )
     alone = explain(model, x, "conv", [1], methods=["Smooth HiResCAM"], generator=generator(), **NOISE)
     assert list(alone.maps) == [("Smooth HiResCAM", "conv", 1)]
-    with pytest.raises(ValueError, match="methods: must be one of .*'Smooth HiResCAM', but is 'other'"):
+    with pytest.raises(ValueError, match=r"methods: must be one of .*'Smooth HiResCAM', but is 'other'"):
         explain(model, x, "conv", methods=["other"])
 
 
@@ -151,7 +151,7 @@ def test_the_call_that_a_page_prints_can_be_run(chromium: Any, tmp_path: Path) -
     model, x, explained = explanation()
     explained.save_page(tmp_path / "page.html")
     with chrome.open_page(chromium, tmp_path / "page.html") as page:
-        page.wait_for_function("document.fonts.status === 'loaded'")
+        chrome.settled(page)
         shown = page.evaluate(SHOWN, {"method": "Smooth HiResCAM", "layer": "block", "target": 2})
     names: dict[str, Any] = {"model": model, "x": x}
     exec(shown["call"], names)  # noqa: S102
@@ -163,6 +163,6 @@ def test_the_call_that_a_page_prints_can_be_run(chromium: Any, tmp_path: Path) -
 
 
 SHOWN = """async (choice) => {
-    await choose(choice);
+    await store.choose(choice);
     return { map: [...shownMap()], call: element("call").textContent };
 }"""

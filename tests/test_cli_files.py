@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -302,26 +301,3 @@ def test_a_folder_that_cannot_be_written_to(capsys: pytest.CaptureFixture[str]) 
     Path("file").touch()
     assert main([*FAST, "--output", "file/deep/"]) == 2
     assert capsys.readouterr().err.startswith("captum-sgcampp: cannot write file/deep/captum-sgcampp-camera.png: ")
-
-
-def test_a_picture_is_written_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    file = Path("picture.png")
-    file.write_bytes(b"old")
-
-    def full_disk(self: Path, content: Any) -> int:
-        with self.open("wb") as half:
-            half.write(content[:2])
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_bytes", full_disk)
-        with pytest.raises(OSError, match="No space left"):
-            write_whole(file, b"new content")
-    assert file.read_bytes() == b"old"
-    write_whole(file, b"new content")
-    assert file.read_bytes() == b"new content"
-    Path("link.png").symlink_to(file)
-    write_whole(Path("link.png"), b"through")
-    assert file.read_bytes() == b"through"
-    assert Path("link.png").is_symlink()
-    assert sorted(path.name for path in Path().iterdir()) == ["link.png", "picture.png"]

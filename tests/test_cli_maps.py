@@ -18,9 +18,9 @@ from torch import Generator, Tensor
 
 from captum_sgcampp import explain, open_maps
 from captum_sgcampp.__main__ import main
-from captum_sgcampp.cli import maps as cli_maps
 from captum_sgcampp.cli.classifier import Classifier
 from captum_sgcampp.cli.networks import load_classifier
+from captum_sgcampp.cli.processes import default_device
 from captum_sgcampp.dataset.batch_maps import noise_seed
 from captum_sgcampp.methods import catalogue
 
@@ -170,7 +170,7 @@ def test_another_run_is_refused_in_the_commands_words(capsys: pytest.CaptureFixt
         (["--retry-failed"], "argument --retry-failed: is for --maps"),
         (["--maps", "maps", "--top-k", "2"], "argument --maps: is for the most probable class or --target"),
         (["--maps", "maps", "--methods", "grad-cam", "grad-cam++"], "argument --maps: is for one method at a time"),
-        (["--maps", "maps", "-"], "argument --maps: needs files, and standard input, -, is none"),
+        (["--maps", "maps", "-"], "argument --maps: needs files, not standard input, -"),
         (["--maps", "maps", "--batch-size", "0"], "argument --batch-size: must be at least 1, but is 0"),
     ],
 )
@@ -182,12 +182,12 @@ def test_arguments_that_do_not_go_together(given: list[str], message: str, capsy
 
 def test_each_process_has_a_graphics_card_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert cli_maps.default_device() == "cpu"
+    assert default_device() == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for local_rank, device in [("0", "cuda:0"), ("1", "cuda:1"), ("2", "cuda:0")]:
         monkeypatch.setenv("LOCAL_RANK", local_rank)
-        assert cli_maps.default_device() == device
+        assert default_device() == device
 
 
 @pytest.mark.slow

@@ -654,7 +654,7 @@ def test_the_number_of_classes_comes_from_the_classifiers_weight(capsys: pytest.
         (["--weights", "numbers.pt"], "cannot read weights from numbers.pt: it holds no state dict"),
         (["--weights", "other.pt"], "the weights are not those of efficientnet_lite0: missing _conv_stem.weight (32, "),
         (["--classes", "missing.txt"], "cannot read classes from missing.txt: No such file"),
-        (["--classes", "object.pt"], "cannot read classes from object.pt: it is not a text in UTF-8"),
+        (["--classes", "object.pt"], "cannot read classes from object.pt: it is not text in UTF-8"),
         (["--classes", "text.pt"], "efficientnet_lite0 has 1000 classes, but there are 1 names"),
     ],
 )

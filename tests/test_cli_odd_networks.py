@@ -260,9 +260,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no classes": (lambda: Then(lambda scores: scores[:, :0]), "but returned (1, 0)"),
     "classes": (
         lambda: Then(lambda scores: scores.argmax(1, True)),
-        "scores of floating point, but returned torch.int64",
+        "floating-point scores, but returned torch.int64",
     ),
-    "complex": (lambda: Then(lambda scores: scores * 1j), "scores of floating point, but returned torch.complex64"),
+    "complex": (lambda: Then(lambda scores: scores * 1j), "floating-point scores, but returned torch.complex64"),
     "not a number": (lambda: Then(lambda scores: scores * torch.nan), "not finite"),
     "without a graph": (lambda: Then(Tensor.detach), "the score at this target does not depend on the tensor of"),
     "an error": (lambda: Then(fail), "mine.py:load does not run: FailingError"),

@@ -19,9 +19,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
-from captum_sgcampp._probe.concessions import Concession, ConcessionNeeded, chain_of
+from captum_sgcampp._probe.concessions import (
+    Attempt,
+    Concession,
+    ConcessionNeeded,
+    Concessions,
+    DiscardedError,
+    chain_of,
+)
 from captum_sgcampp._probe.pass_state import PassState
-from captum_sgcampp._probe.saved_tensors import DiscardedError, SavedTensors
+from captum_sgcampp._probe.saved_tensors import SavedTensors
 
 AROUND = pytest.mark.parametrize(
     "around",
@@ -352,6 +359,42 @@ def test_an_error_of_the_models_own_after_it_has_caught_our_signal_is_raised() -
     assert len(seen) == 1
 
 
+class AttributesWithin(CutModel):
+    """Attributes another model within its forward; that one takes a gradient through what this one has computed."""
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__(*parts)
+        self.other = cut_model(seed=1)
+        self.caught: list[Exception] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        below = self.below(inputs)
+        energy = below.sin().sum()
+
+        def other(inputs: Tensor) -> Tensor:
+            (gradient,) = torch.autograd.grad(energy, below, retain_graph=True)
+            return self.other(inputs) + 0 * gradient.sum()  # type: ignore[no-any-return]
+
+        try:
+            attribute(other, self.other.layer, inputs=inputs.detach())
+        except Exception as error:
+            self.caught.append(error)
+            raise
+        scores: Tensor = self.above(self.layer(below))
+        return scores
+
+
+def test_an_attribution_within_another_leaves_the_others_signal_to_it() -> None:
+    cut = cut_model()
+    model = AttributesWithin(cut.below, cut.layer, cut.above)
+    with inputs_seen(model.below) as seen, inputs_seen(model.other) as seen_within:
+        found = attribute(model, model.layer)
+    assert torch.equal(found, attribute(cut, cut.layer))
+    assert len(seen) == 2
+    assert len(seen_within) == 1  # the first pass ends before it
+    assert model.caught == []
+
+
 class RegistersHooks(CutModel):
     """Has hooks of its own on a tensor that autograd has saved."""
 
@@ -563,16 +606,30 @@ def test_a_repeated_pass_draws_the_random_numbers_of_the_first() -> None:
 
 
 def test_the_signal_is_no_exception_that_models_catch() -> None:
-    needed = ConcessionNeeded(Concession.KEEP_ALL, RuntimeError("words"))
+    needed = Attempt(Concessions()).needs(Concession.KEEP_ALL, RuntimeError("words"))
     assert not isinstance(needed, Exception)
     assert str(needed) == "words"
+
+
+def test_a_concession_is_made_once() -> None:
+    attempt, made = Attempt(Concessions()), Concessions()
+    for number, concession in enumerate(Concession, start=1):
+        assert concession not in made
+        made = made.with_(attempt.needs(concession, KeyError(concession.name)))
+        assert concession in made
+        assert len(made.made) == number
+    for concession in Concession:
+        with pytest.raises(KeyError, match=concession.name):
+            made.with_(attempt.needs(concession, KeyError(concession.name)))
+    assert not Concessions().made
 
 
 def test_only_threads_that_pass_it_on_get_the_signal() -> None:
     """Others, such as DataParallel's, pass on what is an `Exception`. The need is noted all the same."""
 
     def raised_in(start: Callable[[Callable[[], None]], object]) -> tuple[type[BaseException], Concession | None]:
-        saved, errors, done = SavedTensors(), list[BaseException](), threading.Event()
+        attempt, errors, done = Attempt(Concessions()), list[BaseException](), threading.Event()
+        saved = SavedTensors(attempt)
 
         def unpack() -> None:
             try:
@@ -583,7 +640,7 @@ def test_only_threads_that_pass_it_on_get_the_signal() -> None:
 
         start(unpack)
         assert done.wait(10)
-        return type(errors[0]), saved.needed
+        return type(errors[0]), attempt.needed
 
     assert raised_in(lambda unpack: unpack()) == (ConcessionNeeded, Concession.KEEP_ALL)
     # Autograd's own threads are not known to Python, like this one.

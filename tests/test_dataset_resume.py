@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM, attribute_dataset, open_maps
-from captum_sgcampp.dataset import files
+from captum_sgcampp._files import write_whole
 from captum_sgcampp.dataset.run import shards_in_order
 
 N_PHOTOGRAPHS = 10
@@ -174,51 +174,15 @@ def test_two_runs_at_once_do_no_harm(root: Path, tmp_path: Path) -> None:
     assert content(tmp_path / "maps") == content(tmp_path / "wanted")
 
 
-def test_a_run_that_ends_may_remove_the_temporary_files_of_another(tmp_path: Path) -> None:
-    """The other, here in the middle of a file, writes it again."""
-    tries = []
-
-    def write(stream: Any) -> None:
-        tries.append(stream.name)
-        stream.write(b"content")
-        if len(tries) == 1:
-            files.remove_temporary_files(tmp_path)
-
-    files.write_shared(tmp_path / "file", write)
-    assert content(tmp_path) == {"file": b"content"}
-    assert len(tries) == 2
-
-
-def test_of_two_records_written_at_once_the_first_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(stream: Any) -> None:
-        (tmp_path / "file").write_bytes(b"first")
-        stream.write(b"second")
-
-    files.write_shared(tmp_path / "file", write, keep=True)
-    assert content(tmp_path) == {"file": b"first"}
-    (tmp_path / "file").unlink()
-    monkeypatch.setattr(os, "link", refuse_links)
-    files.write_shared(tmp_path / "file", write, keep=True)
-    assert content(tmp_path) == {"file": b"first"}
-    (tmp_path / "file").unlink()
-    files.write_shared(tmp_path / "file", lambda stream: stream.write(b"alone"), keep=True)
-    assert content(tmp_path) == {"file": b"alone"}
-
-
-def refuse_links(*_: object) -> None:
-    raise PermissionError(1, "this file system has no links")
-
-
 def test_two_runs_of_different_methods_at_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second starts when the first has looked whether there is a record, and not yet written its own."""
-    write_shared = files.write_shared
 
     def second_first(*args: Any, **kwargs: Any) -> None:
-        monkeypatch.setattr("captum_sgcampp.dataset.shards.write_shared", write_shared)
+        monkeypatch.setattr("captum_sgcampp.dataset.shards.write_whole", write_whole)
         attribute(root, tmp_path / "maps", seed=2)
-        write_shared(*args, **kwargs)
+        write_whole(*args, **kwargs)
 
-    monkeypatch.setattr("captum_sgcampp.dataset.shards.write_shared", second_first)
+    monkeypatch.setattr("captum_sgcampp.dataset.shards.write_whole", second_first)
     with pytest.raises(ValueError, match="another run: seed is 2 there and 1 here"):
         attribute(root, tmp_path / "maps", seed=1)
     assert open_maps(tmp_path / "maps").settings["seed"] == 2

@@ -14,7 +14,8 @@ from models import CLASSES, TARGETS, cut_inputs, cut_model, images, seeded
 from oracle import CutModel, copies_seen, expected, inputs_seen, noisy_copies, relative_error, samples_of
 from torch import Tensor, nn
 
-from captum_sgcampp import LayerSmoothGradCAMpp
+from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
+from captum_sgcampp._passes.noise import BoundNoise, Noise
 
 SEVERAL = [2, 3, 6, 7, 100, None]
 """How many copies may share a pass."""
@@ -123,6 +124,40 @@ def test_the_map_does_not_depend_on_the_chunks(batch_size: int | None) -> None:
         assert isinstance(attribution, Tensor)
         maps.append(attribution)
     assert relative_error(maps[1], maps[0]) < 1e-13
+
+
+def test_without_a_generator_the_noise_has_one_of_its_own_whose_seed_is_known() -> None:
+    torch.manual_seed(5)
+    first = Noise(n_samples=3).bind((cut_inputs(),))
+    assert isinstance(first.generator, torch.Generator)
+    assert first.generator is not torch.default_generator
+    assert first.seed is not None
+    again = Noise(n_samples=3, generator=torch.Generator().manual_seed(first.seed)).bind((cut_inputs(),))
+    for (_, (copies,)), (_, (same,)) in zip(first.chunks(2), again.chunks(3), strict=False):
+        assert torch.equal(copies[: len(cut_inputs())], same[: len(cut_inputs())])
+
+
+def test_without_noise_torchs_generator_is_left_alone() -> None:
+    state = torch.get_rng_state()
+    assert Noise().bind((cut_inputs(),)).seed is None
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("noise", [{}, {"n_samples": 3, "n_samples_batch_size": 1}])
+def test_noise_is_bound_once_before_the_model_runs(noise: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, bound = cut_model(), list[int]()
+    bind = Noise.bind
+    with inputs_seen(model) as seen:
+
+        def counted(self: Noise, inputs: tuple[Tensor, ...]) -> BoundNoise:
+            bound.append(len(seen))
+            return bind(self, inputs)
+
+        monkeypatch.setattr(Noise, "bind", counted)
+        method = LayerSmoothGradCAMpp if noise else LayerGradCamPlusPlus
+        method(model, model.layer).attribute(cut_inputs(), TARGETS, **noise)
+    assert bound == [0]
+    assert len(seen) == 1 + noise.get("n_samples", 0)
 
 
 def test_a_generator_leaves_torchs_own_alone() -> None:

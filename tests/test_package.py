@@ -49,7 +49,7 @@ def test_the_supported_captum_is_what_pip_is_asked_for() -> None:
 
 def test_it_is_typed_and_has_a_version() -> None:
     assert (PACKAGE / "py.typed").exists()
-    assert re.fullmatch(r"\d+\.\d+\.\d+", captum_sgcampp.__version__)
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", captum_sgcampp.__version__)
     assert set(captum_sgcampp.__all__) <= set(dir(captum_sgcampp))
 
 
@@ -80,6 +80,8 @@ def test_the_type_checked_example_is_the_readmes() -> None:
 
 
 @pytest.mark.skipif(not README.exists(), reason="only in a checkout")
-def test_the_citation_has_the_version() -> None:
+def test_the_citation_and_the_changelog_have_the_version() -> None:
     citation = README.with_name("CITATION.cff").read_text()
     assert f"version: {captum_sgcampp.__version__}\n" in citation
+    latest, *_ = re.findall(r"^## ([^\s,]+)", README.with_name("CHANGELOG.md").read_text(), re.MULTILINE)
+    assert latest == captum_sgcampp.__version__

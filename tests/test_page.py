@@ -1,22 +1,28 @@
 """Writing the page: what it holds, how large it is, what is left out, and that it is written whole or not at all."""
 
+import base64
 import dataclasses
+import importlib
 import json
+import os
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from captum.attr import LayerAttribution
 from models import cut_model, images, seeded
 from torch import Generator, Tensor, nn
 
 from captum_sgcampp import Explanation, explain, list_layers
+from captum_sgcampp._passes.noise import seed_of
 from captum_sgcampp.explanation import METHODS
-from captum_sgcampp.explanation.recipe import seed_of
 from captum_sgcampp.layers import last_maps
 from captum_sgcampp.page import MAX_BYTES, save_page
+from captum_sgcampp.page.packing import pack_halves
 
 
 def explanation(**arguments: Any) -> Explanation:
@@ -108,14 +114,12 @@ def test_nothing_in_the_data_looks_like_html(tmp_path: Path) -> None:
 def test_it_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "page.html"
     file.write_text("as it was")
-    write = Path.write_bytes
 
-    def run_out_of_space(path: Path, content: bytes) -> int:
-        write(path, content[:100])
+    def run_out_of_space(_descriptor: int) -> None:
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", run_out_of_space)
+        patch.setattr(os, "fsync", run_out_of_space)
         with pytest.raises(OSError, match="no space left"):
             explanation().save_page(file)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("page.html", "as it was")]
@@ -141,6 +145,23 @@ def test_scores_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     explained.scores[0] = torch.inf
     with pytest.raises(ValueError, match="model: has scores that are not finite"):
         explained.save_page(tmp_path / "page.html")
+
+
+@pytest.mark.parametrize("largest", [1e-44, 1e-40, 1.0, 3e38])
+def test_halves_are_finite_and_near_whatever_the_unit(largest: float) -> None:
+    values = torch.tensor([largest, -largest / 3, 0.0])
+    packed = pack_halves(values)
+    halves = np.frombuffer(zlib.decompress(base64.b64decode(packed["data"])), "<f2")
+    np.testing.assert_allclose(halves.astype(float) * packed["scale"], values.double(), rtol=2**-11)
+
+
+def test_it_knows_the_class_of_each_method(tmp_path: Path) -> None:
+    explanation().save_page(tmp_path / "page.html")
+    methods = data(tmp_path / "page.html")["methods"]
+    assert [method["name"] for method in methods] == list(METHODS)
+    for path in {path for method in methods for path in (method["className"], method["withoutNoise"])}:
+        module, _, name = path.rpartition(".")
+        assert issubclass(getattr(importlib.import_module(module), name), LayerAttribution)
 
 
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
@@ -237,22 +258,15 @@ def test_the_last_maps_of_each_resolution() -> None:
 
 
 ROOT = Path(__file__).parents[1]
-EXAMPLE = ROOT / "tutorials" / "page_example.html"
+CONFIGURATION = ROOT / "docs" / "conf.py"
 
 
-@pytest.mark.skipif(not EXAMPLE.exists(), reason="only in a checkout")
-def test_the_example_is_of_this_version(tmp_path: Path) -> None:
-    """Otherwise write it anew: captum-sgcampp --layer _blocks.4 _blocks.10 _blocks.14 --top-k 3 --page FILE."""
-    explanation().save_page(tmp_path / "page.html")
-    example, page = (
-        re.split(r'<title>.*?</title>|<script type="application/json".*?</script>', file.read_text("utf-8"))
-        for file in (EXAMPLE, tmp_path / "page.html")
-    )
-    assert example == page
-    assert EXAMPLE.stat().st_size < 1_000_000
+@pytest.mark.skipif(not CONFIGURATION.exists(), reason="only in a checkout")
+def test_the_readme_shows_it_and_says_how_to_write_the_one_that_the_site_has() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
-    assert "(tutorials/page_example.html)" in readme
-    assert "(tutorials/images/page.jpg)" in readme
+    assert "](tutorials/images/page.jpg)" in readme
+    (example,) = re.findall(r'^EXAMPLE = "(.*)"$', CONFIGURATION.read_text("utf-8"), re.MULTILINE)
+    assert f"`captum-sgcampp --top-k 3 --page {example}`" in readme
 
 
 def test_a_photograph_with_the_default_layers_takes_three_megabytes(tmp_path: Path) -> None:

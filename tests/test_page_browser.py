@@ -72,8 +72,22 @@ def text(page: Any, selector: str) -> str:
 
 
 def state(page: Any) -> dict[str, Any]:
-    chosen: dict[str, Any] = page.evaluate("state")
+    chosen: dict[str, Any] = page.evaluate("store.now.state")
     return chosen
+
+
+WEIGHTS = "weightsOf(store.now.layer, store.now.state)"
+
+
+def ranking(page: Any, key: str, positions: str = "null") -> list[Any]:
+    """A number of each filter, from the filter that adds the most at some positions."""
+    ranked = page.evaluate(f"ranking(store.now.layer, {WEIGHTS}, {positions})")
+    return [one[key] for one in ranked]
+
+
+def maximum(method: str, target: str) -> str:
+    """The expression for the maximum of a map."""
+    return f"largest(wholeSum(store.now.layer, weightsOf(store.now.layer, {{ method: '{method}', target: {target} }})))"
 
 
 def center(page: Any, row: int, column: int, size: int = 10) -> tuple[float, float]:
@@ -130,7 +144,7 @@ def test_pointing_shows_a_neuron_at_once_and_a_click_keeps_it(page: Any) -> None
     assert text(page, "#value").startswith(f"map {page.evaluate('digits(shownMap()[37])')}, ")
     rows = page.locator("#strongest tr")
     assert rows.count() == 6
-    strongest = page.evaluate("ranking(layer, weightsOf(state), [37]).slice(0, 6).map(({ number }) => number)")
+    strongest = ranking(page, "number", "[37]")[:6]
     assert [int(name) for name in page.locator("#strongest .number").all_inner_texts()] == strongest
     assert state(page)["neurons"] == []
     assert page.evaluate("[...shownMap()]") == whole
@@ -191,9 +205,9 @@ def test_undo_and_clear(page: Any) -> None:
 
 def test_filters_by_pointing_clicking_and_typing(page: Any) -> None:
     numbers = [int(number) for number in page.locator("#strip .number").all_inner_texts()]
-    ranked = page.evaluate("ranking(layer, weightsOf(state), null).map(({ number }) => number)")
+    ranked = ranking(page, "number")
     assert numbers == ranked[:36]
-    shares = page.evaluate("ranking(layer, weightsOf(state), null).map(({ share }) => share)")
+    shares = ranking(page, "share")
     assert shares == sorted(shares, reverse=True)
     page.locator("#more").click()
     assert page.locator("#strip button").count() == 70
@@ -204,7 +218,7 @@ def test_filters_by_pointing_clicking_and_typing(page: Any) -> None:
     second = page.locator("#strip button").nth(1)
     second.hover()
     alone = page.evaluate("[...shownMap()]")
-    assert alone == page.evaluate(f"[...mapOf(layer, weightsOf(state), [{ranked[1]}], [], false)]")
+    assert alone == page.evaluate(f"[...mapOf(store.now.layer, {WEIGHTS}, [{ranked[1]}], [], false)]")
     assert alone != whole
     page.locator("#filters-head").hover()
     assert page.evaluate("[...shownMap()]") == whole
@@ -278,7 +292,7 @@ def test_a_filter_in_keyboard_focus_is_shown_and_enter_keeps_it(page: Any) -> No
     page.locator("#filters").focus()
     page.keyboard.press("Tab")
     number = int(page.evaluate("document.activeElement.dataset.filter"))
-    assert page.evaluate("peek") == {"filters": [number]}
+    assert page.evaluate("store.now.peek") == {"filters": [number]}
     page.keyboard.press("Enter")
     assert state(page)["filters"] == [number]
     assert page.evaluate("document.activeElement.dataset.filter") == str(number)
@@ -293,6 +307,23 @@ def test_controls_have_names(page: Any) -> None:
         (one) => one.querySelector("legend")?.textContent)""")
     label = page.locator("#picture").get_attribute("aria-label")
     assert label.startswith("Smooth Grad-CAM++ map of 1 for fox, maximum ")
+
+
+def test_what_is_pointed_at_no_more_is_shown_no_more(page: Any) -> None:
+    whole = page.evaluate("[...shownMap()]")
+    page.locator("#picture").focus()
+    for keys in ["ArrowDown", "Shift+ArrowDown"]:
+        page.keyboard.press(keys)
+    assert page.evaluate("[...shownMap()]") != whole  # a region is being drawn
+    region = page.locator("#picture").get_attribute("aria-label")
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate("[...shownMap()]") == whole
+    label = page.locator("#picture").get_attribute("aria-label")
+    assert label != region
+    page.locator("#methods label").first.hover()
+    assert page.locator("#picture").get_attribute("aria-label").startswith("Grad-CAM map")
+    page.keyboard.press("ArrowUp")
+    assert page.locator("#picture").get_attribute("aria-label") == label
 
 
 def test_class_method_and_layer(page: Any) -> None:
@@ -314,11 +345,11 @@ def test_class_method_and_layer(page: Any) -> None:
     page.locator("#filters").fill("60")
     page.keyboard.press("Enter")
     choose(page, "layers", "3")
-    wait_until(page, "layer.name === '3'")
+    wait_until(page, "store.now.layer.name === '3'")
     assert (state(page)["filters"], state(page)["neurons"]) == ([], [])  # they are another layer's
     assert page.locator("#strip button").count() == 5
     page.locator("#undo").click()
-    wait_until(page, "layer.name === '1'")
+    wait_until(page, "store.now.layer.name === '1'")
     assert (state(page)["filters"], state(page)["neurons"]) == ([60], [[1, 1]])
 
 
@@ -375,17 +406,14 @@ def test_photograph_overlay_and_opacity(page: Any) -> None:
 
 
 def test_a_shared_scale_is_that_of_the_brightest_class(page: Any) -> None:
-    maxima = {
-        target: page.evaluate(f"largest(wholeSum(layer, layer.weights['Smooth Grad-CAM++'][{target}]))")
-        for target in [5, 2, 0]
-    }
+    maxima = {target: page.evaluate(maximum("Smooth Grad-CAM++", str(target))) for target in [5, 2, 0]}
     choose(page, "scale", "shared")
     for target in maxima:
         choose(page, "classes", str(target))
         high = float(page.locator("#legend-values span").last.inner_text())
         assert high == pytest.approx(max(maxima.values()), rel=5e-3)
     page.locator("#methods label").first.hover()
-    of_method = "Math.max(...[5, 2, 0].map((target) => largest(wholeSum(layer, layer.weights['Grad-CAM'][target]))))"
+    of_method = f"Math.max(...[5, 2, 0].map((target) => {maximum('Grad-CAM', 'target')}))"
     assert float(page.locator("#legend-values span").last.inner_text()) == pytest.approx(
         page.evaluate(of_method), rel=5e-3
     )
@@ -413,7 +441,7 @@ def test_the_address_holds_the_choice(page: Any, file: Path) -> None:
     settled(page)
     assert state(page)["filters"] == []
     page.goto(address)  # the same document: only the fragment changes
-    wait_until(page, "state.filters.length && listed !== null")
+    wait_until(page, "store.now.state.filters.length && listed !== null")
     assert (state(page), page.evaluate("[...shownMap()]")) == (chosen, shown)
 
 
@@ -563,9 +591,9 @@ def test_within_a_notebooks_frame(browser: Any, tmp_path: Path) -> None:
         (frame,) = page.main_frame.child_frames
         frame.wait_for_selector("#strip button")
         frame.locator("#strip button").first.click()
-        assert len(frame.evaluate("state.filters")) == 1
+        assert len(frame.evaluate("store.now.state.filters")) == 1
         frame.locator("#layers input").first.check(force=True)
-        wait_until(frame, "layer.name === '3'")
+        wait_until(frame, "store.now.layer.name === '3'")
         frame.locator("#undo").click()
         frame.locator("#copy").click()
         wait_until(frame, "element('status').textContent === 'Copied.'")
@@ -631,7 +659,7 @@ def test_a_neuron_of_another_grid_is_forgotten(page: Any) -> None:
     point_at(page, 9, 9)
     assert text(page, "#place") == "Row 9, column 9"
     page.keyboard.press("Control+z")
-    wait_until(page, "layer.name === '3' && isReady()")
+    wait_until(page, "store.now.layer.name === '3' && store.isReady")
     assert text(page, "#place") == "The whole map"
     page.mouse.up()  # of a drag that was cut off
     assert state(page)["neurons"] == []
@@ -644,7 +672,7 @@ def test_another_address_while_pointing_at_a_class(browser: Any, tmp_path: Path)
         settled(page)
         page.locator("#classes label").nth(1).hover()
         page.evaluate("location.hash = '#photograph=1'")
-        wait_until(page, "state.photograph === 1 && isReady()")
+        wait_until(page, "store.now.state.photograph === 1 && store.isReady")
         assert text(page, "h1") == "two"
         assert "target=1" in call(page)
         assert page.locator("#methods .name").all_inner_texts() == ["Grad-CAM"]

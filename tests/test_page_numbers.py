@@ -153,12 +153,13 @@ def random_state(explanation: Explanation, targets: Sequence[int], draw: random.
 
 
 SHOWN = """async (choice) => {
-    await choose(choice);
+    await store.choose(choice);
+    const { state, layer } = store.now;
     const positions = positionsOf(layer, state.neurons, state.region);
     return {
         map: [...shownMap()],
         call: element("call").textContent,
-        shares: shares(layer, weightsOf(state), positions),
+        shares: shares(layer, weightsOf(layer, state), positions),
         fragment: location.hash,
     };
 }"""

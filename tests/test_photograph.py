@@ -83,7 +83,9 @@ def test_a_tiff_that_pillow_reads_wrongly_is_refused() -> None:
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P", "L", "RGB", "I;16"])
 def test_transparency_is_white(mode: str) -> None:
-    if mode in {"RGBA", "LA", "PA"}:
+    if mode == "PA":
+        image = Image.frombytes("PA", (2, 1), bytes([0, 0, 0, 255]))  # Pillow 11 loses what another mode has of it
+    elif mode in {"RGBA", "LA"}:
         image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
         image.putpixel((1, 0), (0, 0, 0, 255))
         image = image.convert(mode)

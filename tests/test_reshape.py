@@ -121,7 +121,7 @@ def test_tokens_that_do_not_fill_the_grid() -> None:
         tokens_to_map(grid=(2, 4))(torch.rand(1, 10, 4))
     with pytest.raises(ValueError, match=r"tokens_to_map: needs a layer of shape \(N, tokens, C\)"):
         tokens_to_map()(torch.rand(1, 4, 3, 3))
-    with pytest.raises(ValueError, match="n_prefix_tokens: must not be negative, but is -1"):
+    with pytest.raises(ValueError, match="n_prefix_tokens: must be at least 0, but is -1"):
         tokens_to_map(-1)
 
 

@@ -22,8 +22,10 @@ from captum_sgcampp._passes.clean_pass import CleanPass, CleanTensor
 from captum_sgcampp._passes.layer_view import LayerView
 from captum_sgcampp._passes.noise import Noise
 from captum_sgcampp._passes.noisy_passes import CopiesPass, NoisyPasses
+from captum_sgcampp._passes.running_sum import RunningSum
 from captum_sgcampp._passes.sources import DerivativeSource, PassDerivatives
-from captum_sgcampp._probe.probe import LayerPass, LayerProbe
+from captum_sgcampp._probe.layer_pass import LayerPass
+from captum_sgcampp._probe.probe import LayerProbe
 from captum_sgcampp._probe.targets import as_target
 from captum_sgcampp.formulas import Derivatives
 
@@ -51,6 +53,8 @@ class Averages(NamedTuple):
     """The targets that were chosen."""
     statistics: list[list[LayerStatistics]]
     """For each target, the statistics of each layer tensor."""
+    seed: int | None
+    """The seed of the noise, if it is known."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,9 @@ class Averaging:
         Raises:
             AssertionError: A target does not fit the output.
             IndexError: The layer does not have a selected filter or neuron.
-            ValueError: The score does not depend on the layer's map, or the layer has none; or several copies are to
-                share a pass, and rows are not examples.
+            TypeError: Noise would be added to an input that is not a floating-point tensor.
+            ValueError: The score does not depend on the layer's map, or the layer has none; several copies are to
+                share a pass, and rows are not examples; or the noise does not match the inputs.
 
         Warns:
             UserWarning: A layer runs more than once in a pass; noise changes nothing; something is not finite, or has
@@ -104,14 +109,14 @@ class Averaging:
         """
         # The pass without noise is a pass of its own, although one less would be faster: then A is right in models that
         # mix examples too, and its shapes show whether several copies may share a pass.
-        generator = self.noise.source(inputs) if self.noise.n_samples else None  # before the model may draw numbers
+        noise = self.noise.bind(inputs)  # before the model may draw numbers
         take_clean = partial(self._clean_pass, choose_targets=choose_targets)
         clean = self.probe.run(inputs, forward_args, take_clean, with_activations=True)
-        sums = [[_RunningSum() for _ in clean.tensors] for _ in clean.targets]
-        if generator is None:
+        sums = [[RunningSum() for _ in clean.tensors] for _ in clean.targets]
+        if not noise.n_samples:
             _add(sums, clean.derivatives)
         else:
-            at_once = clean.copies_at_once(self.noise, inputs, forward_args)
+            at_once = clean.copies_at_once(noise, forward_args)
             with self._progress(clean.targets, clean.tensors) as bar:
                 take = partial(self._derivatives, clean=clean, on_positions=bar.update)
 
@@ -121,7 +126,7 @@ class Averaging:
                         bar.update(len(derivatives[0][0].gradients))
 
                 passes = NoisyPasses(self.probe, clean, inputs, forward_args, take)
-                passes.run(self.noise.chunks(inputs, at_once, generator), add)
+                passes.run(noise.chunks(at_once), add)
         statistics = [
             [
                 LayerStatistics(
@@ -135,7 +140,7 @@ class Averaging:
             for number, sums_at_target in enumerate(sums)
         ]
         self._warn(clean, sums, statistics)
-        return Averages(clean.output, clean.targets, statistics)
+        return Averages(clean.output, clean.targets, statistics, noise.seed)
 
     def _clean_pass(self, layer_pass: LayerPass, choose_targets: Callable[[Tensor], Sequence[TargetType]]) -> CleanPass:
         """Keeps what is needed of the pass without noise."""
@@ -198,7 +203,7 @@ class Averaging:
     def _warn(
         self,
         clean: CleanPass,
-        sums: "list[list[_RunningSum]]",
+        sums: list[list[RunningSum]],
         statistics: list[list[LayerStatistics]],
     ) -> None:
         messages: list[str] = []
@@ -218,31 +223,7 @@ class Averaging:
         user_warnings.warn(messages)
 
 
-@dataclass
-class _RunningSum:
-    """The derivatives at one layer tensor, summed over the noise samples so far."""
-
-    n_samples: int = 0
-    same_gradient: bool = True
-    total: Derivatives | None = None
-    first_gradient: Tensor | None = field(default=None, repr=False)
-
-    def add(self, derivatives: PassDerivatives) -> None:
-        """Adds the samples of a pass."""
-        if self.same_gradient:
-            if self.first_gradient is None:
-                self.first_gradient = derivatives.gradients[0].detach().clone()  # so that the rest can be freed
-            self.same_gradient = user_warnings.same_gradient(derivatives.gradients, self.first_gradient)
-        self.n_samples += len(derivatives.gradients)
-        self.total = derivatives.summed if self.total is None else self.total + derivatives.summed
-
-    def mean(self) -> Derivatives:
-        """The mean over the samples."""
-        assert self.total is not None, "there is always one pass"
-        return self.total / self.n_samples
-
-
-def _add(sums: list[list[_RunningSum]], derivatives: list[list[PassDerivatives]]) -> None:
+def _add(sums: list[list[RunningSum]], derivatives: list[list[PassDerivatives]]) -> None:
     for sums_at_target, at_target in zip(sums, derivatives, strict=True):
         for running_sum, at_tensor in zip(sums_at_target, at_target, strict=True):
             running_sum.add(at_tensor)

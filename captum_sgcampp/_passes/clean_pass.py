@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_sgcampp._captum import TargetType
-from captum_sgcampp._passes.noise import Noise, default_batch_size
+from captum_sgcampp._passes.noise import BoundNoise, default_batch_size
 from captum_sgcampp._passes.sources import PassDerivatives
 
 
@@ -47,19 +47,18 @@ class CleanPass:
     tensors: list[CleanTensor]
     derivatives: list[list[PassDerivatives]]
 
-    def copies_at_once(self, noise: Noise, inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]) -> int:
+    def copies_at_once(self, noise: BoundNoise, forward_args: tuple[Any, ...]) -> int:
         """The number of noisy copies that may share a pass: one, unless all rows are examples.
 
         Args:
             noise: The noise samples, with the number that the caller asks for.
-            inputs: The inputs of this pass.
-            forward_args: What follows them.
+            forward_args: What follows the inputs.
 
         Raises:
             ValueError: The caller asks for more than one, and rows are not examples.
         """
         rows = {
-            "inputs": [len(tensor) if tensor.dim() else 0 for tensor in inputs],
+            "inputs": [len(tensor) if tensor.dim() else 0 for tensor in noise.inputs],
             "additional_forward_args": [
                 len(arg) if arg.dim() else 0 for arg in forward_args if isinstance(arg, Tensor)
             ],
@@ -67,7 +66,7 @@ class CleanPass:
         }
         others = [name for name, numbers in rows.items() if any(number != self.n_scores for number in numbers)]
         if not others:
-            return noise.batch_size or default_batch_size(inputs[0])
+            return noise.batch_size or default_batch_size(noise.inputs[0])
         if noise.batch_size is not None and min(noise.batch_size, noise.n_samples) > 1:
             raise ValueError(
                 f"n_samples_batch_size: must be 1 or None, but is {noise.batch_size}: there are {self.n_scores} "

@@ -54,6 +54,8 @@ class AllMaps(NamedTuple):
     """The targets that were chosen."""
     at_targets: list[list[LayerMaps]]
     """For each target, the maps at each layer tensor."""
+    seed: int | None
+    """The seed of the noise, if it is known."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class MapMaker:
 
         with torch.inference_mode(False), torch.set_grad_enabled(keep_graph):
             forward_args = tuple(map(_for_autograd, _format_additional_forward_args(additional_forward_args) or ()))
-            output, targets, statistics = averaging.run(
+            averages = averaging.run(
                 inputs, forward_args, lambda output: list(map(_for_autograd, choose_targets(output)))
             )
             at_targets = [
@@ -149,9 +151,9 @@ class MapMaker:
                     LayerMaps(at_layer.layer, at_layer.activations, [map_by(method, at_layer) for method in methods])
                     for at_layer in at_layers
                 ]
-                for at_layers in statistics
+                for at_layers in averages.statistics
             ]
-        return AllMaps(output, targets, at_targets)
+        return AllMaps(averages.output, averages.targets, at_targets, averages.seed)
 
 
 def _for_autograd(value: Any) -> Any:

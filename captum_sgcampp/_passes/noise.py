@@ -3,10 +3,12 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 
 import torch
 from torch import Generator, Tensor
+
+from captum_sgcampp._checks import require_integer
 
 IMAGES_AT_ONCE = {"cpu": 5}
 """The default number of noisy images in one forward pass, by type of device.
@@ -58,50 +60,24 @@ class Noise:
                     f"{self.generator!r}."
                 )
 
-    def source(self, inputs: tuple[Tensor, ...]) -> Generator | Sequence[Generator]:
-        """The given generator, or a new one, seeded from torch's.
+    def bind(self, inputs: tuple[Tensor, ...]) -> "BoundNoise":
+        """The noise for these inputs, each (N, ...): checked, and with a generator.
 
-        Not torch's own: the model may draw from that too, and the noise would then depend on the order.
-        """
-        if self.generator is not None:
-            return self.generator
-        seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
-        return Generator(inputs[0].device).manual_seed(seed)
-
-    def chunks(
-        self, inputs: tuple[Tensor, ...], max_copies: int, source: Generator | Sequence[Generator]
-    ) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-        """Yields the noisy copies in chunks, each for one forward pass.
-
-        Args:
-            inputs: The inputs without noise, each (N, ...).
-            max_copies: Maximum number of copies of each input in a chunk.
-            source: What :meth:`source` returned.
-
-        Yields:
-            The number of samples m in the chunk, and the inputs with noise, each (m * N, ...): the first sample of
-            all examples, then the second, and so on.
+        That is the given one, or a new one, seeded from torch's. It is not torch's own: the model may draw from that
+        too, and the noise would then depend on the order.
 
         Raises:
             TypeError: Noise would be added to an input that is not a floating-point tensor.
             ValueError: The number of `stdevs` does not match the inputs, or the number of generators the examples.
         """
-        stdevs = self._stdev_of_each(inputs)
-        for n_samples in even_parts(self.n_samples, max_copies):
-            yield n_samples, _joined_copies([_sample(inputs, stdevs, source) for _ in range(n_samples)])
-
-    def check(self, inputs: tuple[Tensor, ...]) -> None:
-        """Raises what :meth:`chunks` would, before anything is computed."""
         stdevs = self._stdev_of_each(inputs) if self.n_samples else (0.0,) * len(inputs)
-        if not isinstance(self.generator, Sequence):
-            return
-        for number, (tensor, stdev) in enumerate(zip(inputs, stdevs, strict=True)):
-            if (stdev or number == 0) and len(self.generator) != len(tensor):
-                which = f" of input {number}" if number else ""
-                raise ValueError(
-                    f"generator: {len(self.generator)} are given for {len(tensor)} example(s){which}. Give one for all "
-                    "examples, or a sequence with one for each."
-                )
+        if isinstance(self.generator, Sequence):
+            _require_one_for_each(self.generator, inputs, stdevs)
+        generator = self.generator
+        if generator is None and self.n_samples:
+            seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
+            generator = Generator(inputs[0].device).manual_seed(seed)
+        return BoundNoise(inputs, self.n_samples, stdevs, self.batch_size, generator, seed_of(generator))
 
     def _stdev_of_each(self, inputs: tuple[Tensor, ...]) -> tuple[float, ...]:
         """The standard deviation for each input."""
@@ -123,14 +99,68 @@ class Noise:
         return stdevs
 
 
-def _sample(
-    inputs: tuple[Tensor, ...], stdevs: tuple[float, ...], generator: Generator | Sequence[Generator]
-) -> tuple[Tensor, ...]:
-    """One noisy copy of all examples. Copies are drawn one by one, so that the size of the chunks does not matter."""
-    return tuple(
-        tensor + (stdev * _normal(tensor, generator)).to(tensor.dtype) if stdev else tensor
-        for tensor, stdev in zip(inputs, stdevs, strict=True)
-    )
+@dataclass(frozen=True)
+class BoundNoise:
+    """The noise samples of one attribution, for its inputs.
+
+    Args:
+        inputs: The inputs without noise, each (N, ...).
+        n_samples: Number of noisy copies of each.
+        stdevs: Standard deviation of the noise of each.
+        batch_size: Maximum number of noisy copies of each in one forward pass. None chooses it by device.
+        generator: Source of the noise, or one for each example. None only without noise.
+        seed: The seed of the noise, if it is known.
+    """
+
+    inputs: tuple[Tensor, ...]
+    n_samples: int
+    stdevs: tuple[float, ...]
+    batch_size: int | None
+    generator: Generator | Sequence[Generator] | None
+    seed: int | None
+
+    def chunks(self, max_copies: int) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+        """Yields the noisy copies in chunks, each for one forward pass.
+
+        Args:
+            max_copies: Maximum number of copies of each input in a chunk.
+
+        Yields:
+            The number of samples m in the chunk, and the inputs with noise, each (m * N, ...): the first sample of
+            all examples, then the second, and so on.
+        """
+        for n_samples in even_parts(self.n_samples, max_copies):
+            yield n_samples, _joined_copies([self._sample() for _ in range(n_samples)])
+
+    def _sample(self) -> tuple[Tensor, ...]:
+        """One noisy copy of all examples. Copies are drawn one by one, so that the size of chunks does not matter."""
+        assert self.generator is not None, "there is one wherever there is noise"
+        return tuple(
+            tensor + (stdev * _normal(tensor, self.generator)).to(tensor.dtype) if stdev else tensor
+            for tensor, stdev in zip(self.inputs, self.stdevs, strict=True)
+        )
+
+
+def seed_of(generator: object) -> int | None:
+    """The seed that a generator was given, if it has not been used since; otherwise None."""
+    if not isinstance(generator, Generator):
+        return None
+    seed = generator.initial_seed()
+    fresh = Generator(generator.device).manual_seed(seed)
+    return seed if torch.equal(fresh.get_state(), generator.get_state()) else None
+
+
+def _require_one_for_each(
+    generators: Sequence[Generator], inputs: tuple[Tensor, ...], stdevs: tuple[float, ...]
+) -> None:
+    """Raises a ValueError unless there is a generator for each example of the inputs that get noise."""
+    for number, (tensor, stdev) in enumerate(zip(inputs, stdevs, strict=True)):
+        if (stdev or number == 0) and len(generators) != len(tensor):
+            which = f" of input {number}" if number else ""
+            raise ValueError(
+                f"generator: {len(generators)} are given for {len(tensor)} example(s){which}. Give one for all "
+                "examples, or a sequence with one for each."
+            )
 
 
 def _normal(tensor: Tensor, generator: Generator | Sequence[Generator]) -> Tensor:
@@ -160,11 +190,3 @@ def even_parts(total: int, max_part: int) -> Iterator[int]:
     n_parts = math.ceil(total / max_part)
     for number in range(n_parts):
         yield total // n_parts + (number < total % n_parts)
-
-
-def require_integer(name: str, value: object, minimum: int) -> None:
-    """Raises if a parameter is not an integer, or too small."""
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name}: must be an integer, but is {value!r}.")
-    if int(value) < minimum:
-        raise ValueError(f"{name}: must be at least {minimum}, but is {value}.")

@@ -11,7 +11,8 @@ from captum_sgcampp._captum import ExpansionTypes, _expand_additional_forward_ar
 from captum_sgcampp._passes import user_warnings
 from captum_sgcampp._passes.clean_pass import CleanPass
 from captum_sgcampp._passes.selected_rows import SelectionWatch
-from captum_sgcampp._probe.probe import LayerPass, LayerProbe
+from captum_sgcampp._probe.layer_pass import LayerPass
+from captum_sgcampp._probe.probe import LayerProbe
 from captum_sgcampp._probe.rounding import are_influenced
 
 Result = TypeVar("Result")

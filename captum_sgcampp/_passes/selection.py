@@ -1,10 +1,11 @@
 """The selected filters and neurons of a layer (sections 3.5 and 3.6 of the paper)."""
 
-import operator
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+from captum_sgcampp._checks import index_of, indices_of
 
 
 class Selection:
@@ -26,7 +27,7 @@ class Selection:
         subset: Iterable[Iterable[int]] | None = None,
         region: bool = False,
     ) -> None:
-        self.filters = None if filters is None else _indices(filters)
+        self.filters = None if filters is None else indices_of("filters", filters, "channel")
         self.subset = None if subset is None else _coordinates(subset)
         self.region = region
         if self.filters == ():
@@ -79,20 +80,6 @@ class Selection:
         else:
             mask[tuple(zip(*self.subset, strict=True))] = True
         return torch.where(mask, attribution, 0)
-
-
-def index_of(value: object) -> int:
-    """Converts to an integer. Booleans are refused, because a mask is not a list of indices."""
-    if isinstance(value, bool) or str(getattr(value, "dtype", "")) in {"bool", "torch.bool"}:  # NumPy's, torch's
-        raise TypeError("a mask is not a list of indices")
-    return operator.index(value)  # type: ignore[arg-type]
-
-
-def _indices(values: Iterable[int]) -> tuple[int, ...]:
-    try:
-        return tuple(map(index_of, values))
-    except TypeError as error:
-        raise TypeError(f"filters: must be a list of channel indices, but is {values!r}: {error}.") from error
 
 
 def _coordinates(values: Iterable[Iterable[int]]) -> tuple[tuple[int, ...], ...]:

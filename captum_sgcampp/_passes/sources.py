@@ -9,7 +9,7 @@ from torch import Tensor
 from captum_sgcampp import formulas
 from captum_sgcampp._passes.higher_derivatives import second_and_third_derivatives
 from captum_sgcampp._passes.layer_view import LayerView
-from captum_sgcampp._probe.probe import LayerPass, LayerTensor, joined
+from captum_sgcampp._probe.layer_pass import LayerPass, LayerTensor, joined
 from captum_sgcampp.formulas import Derivatives
 
 SOURCES = ("powers", "exp", "autograd")

@@ -13,14 +13,6 @@ from torch.nn.modules.rnn import RNNBase
 
 from captum_sgcampp.formulas import Derivatives, over_positions
 
-SAME_GRADIENT = 16
-"""Gradients count as the same if they differ by less than this many units in the last place of the largest.
-
-Where everything above the layer is affine, only rounding can make them differ: on eight networks of torchvision, in
-float32 and with 1, 4 and 12 noisy images in a pass, they did not differ at all. The smallest real effect of noise was a
-thousand units, for a hundredth of the paper's noise and with a single layer normalization above.
-"""
-
 
 def warn(messages: Iterable[str]) -> None:
     """Emits each warning once, at the line of the caller outside this package and Captum."""
@@ -133,17 +125,6 @@ def images_without_map(errors: Mapping[str, str], n_images: int) -> Iterator[str
             f"dataset: {len(errors)} of {n_images} image(s) have no map, such as {name!r}: {error}. The index has the "
             "error of each, and retry_failed=True tries them again."
         )
-
-
-def same_gradient(gradients: Tensor, first: Tensor) -> bool:
-    r"""Whether all noise samples have the first one's gradient, relative to the largest of each example and channel.
-
-    Args:
-        gradients: (n, N, C, \*spatial).
-        first: (N, C, \*spatial).
-    """
-    tolerance = SAME_GRADIENT * torch.finfo(first.dtype).eps * over_positions(torch.amax, first.abs())
-    return bool(((gradients - first).abs() <= tolerance).all())
 
 
 def images_influence_one_another() -> Iterator[str]:

@@ -1,50 +1,22 @@
-"""Captures the tensors of layers during a forward pass, and the edges of its graph at which to differentiate."""
+"""Captures the tensors of layers during a forward pass."""
 
 import sys
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from threading import Lock, Thread
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, device
-from torch.autograd.graph import GradientEdge
 from torch.nn import Module
 
-from captum_sgcampp._probe.concessions import Concession
+from captum_sgcampp._probe.captured import Captured, GraphTensors
+from captum_sgcampp._probe.concessions import Concession, Concessions
 from captum_sgcampp._probe.tensor_kinds import unsuitable
-from captum_sgcampp._torch import (
-    gradient_edge,
-    in_reentrant_checkpoint,
-    is_replica,
-    is_view,
-    preserved_version,
-    version_of,
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Captured:
-    """A tensor that a layer took or returned, on one device."""
-
-    value: Tensor
-    """Its value when the layer ran; on the device "meta" if values are not kept."""
-    edge: GradientEdge | None
-    """The edge of the graph at which its gradient is taken. None if it cannot have a gradient."""
-    unrecorded: tuple[Tensor, int] | None = None
-    """The tensor itself and its version, if the model records no graph, which then lacks later in-place operations."""
-    checkpointed: bool = False
-    """Whether that is because a reentrant checkpoint surrounds the layer."""
-
-    def live_edge(self) -> GradientEdge | None:
-        """The edge, unless unrecorded operations have changed the tensor."""
-        if self.unrecorded and version_of(self.unrecorded[0]) != self.unrecorded[1]:
-            return None
-        return self.edge
+from captum_sgcampp._torch import is_replica, is_view, version_of
 
 
 class LayerRun(NamedTuple):
@@ -90,13 +62,12 @@ class LayerCapture:
         with_values: bool,
         keep_graph: bool,
         older_threads: set[Thread],
-        concessions: Collection[Concession],
+        concessions: Concessions,
         on_reached: Callable[[], object],
     ) -> None:
         self._layers = layers
         self._attribute_to_layer_input = attribute_to_layer_input
-        self._with_values = with_values
-        self._keep_graph = keep_graph
+        self._tensors = GraphTensors(with_values=with_values, keep_graph=keep_graph)
         self._copy_views = Concession.COPY_VIEWS in concessions
         self._on_reached = on_reached
         self._thread = threading.current_thread()
@@ -108,7 +79,6 @@ class LayerCapture:
         self._reached_elsewhere: set[Module] = set()
         self._reached_by_older: set[Module] = set()
         self._paused = False
-        self._attached: list[Tensor] = []
         self._views: list[tuple[str, Tensor, int]] = []
 
     @contextmanager
@@ -189,7 +159,7 @@ class LayerCapture:
 
     def attached_view(self) -> str | None:
         """The name of a layer whose tensor is a view and has become a leaf of the graph, which cannot be written to."""
-        return next((name for name, view, _ in self._views if any(view is tensor for tensor in self._attached)), None)
+        return next((name for name, view, _ in self._views if self._tensors.is_attached(view)), None)
 
     def _before(self, layer: Module, module: Module, args: tuple[Any, ...]) -> Any:
         if not self._should_capture(layer, module):
@@ -232,7 +202,7 @@ class LayerCapture:
         self._require_tensors(layer, tensors)
         recorded = torch.is_grad_enabled()
         with torch.enable_grad():  # also where the model has switched it off, as Captum's hook does
-            captured = tuple(self._capture_tensor(tensor, recorded) for tensor in tensors)
+            captured = tuple(self._tensors.capture(tensor, recorded=recorded) for tensor in tensors)
             passed_on = [tensor.clone() if self._copy_views and is_view(tensor) else tensor for tensor in tensors]
         with self._lock:
             self._runs[layer].append(LayerRun(threading.current_thread(), module, captured, tensors[0].device))
@@ -266,55 +236,10 @@ class LayerCapture:
             if not tensor.dim():
                 raise self._refused(ValueError(f"layer: {name} has shape (), where (N, C, *spatial) is needed."))
 
-    def _capture_tensor(self, tensor: Tensor, recorded: bool) -> Captured:
-        if not self._with_values:
-            value = torch.empty_like(tensor, device="meta")
-        else:
-            value = tensor.clone() if self._keep_graph else tensor.detach().clone()
-        if tensor.is_inference():  # autograd cannot use it
-            return Captured(value, None)
-        if not tensor.requires_grad:
-            self._attach(tensor)
-        if recorded:
-            return Captured(value, gradient_edge(tensor))
-        return Captured(value, gradient_edge(tensor), (tensor, version_of(tensor)), in_reentrant_checkpoint())
-
-    def _attach(self, tensor: Tensor) -> None:
-        """Adds a tensor to the graph, which it is not part of if everything below the layer is frozen.
-
-        The tensor itself is changed, until :meth:`restore`, so that every use counts, not only the next layer's.
-        """
-        if is_view(tensor):
-            tensor.requires_grad_()
-        else:
-            with preserved_version(tensor):
-                _Attach.apply(tensor, tensor.new_zeros(()).requires_grad_())
-        self._attached.append(tensor)
-
     def restore(self) -> None:
-        """Removes the attached tensors from the graph."""
+        """Leaves the layers' tensors as they were."""
         self._refusal = None  # whose traceback holds the pass
-        for tensor in self._attached:
-            if not is_view(tensor):
-                tensor.detach_()
-            elif tensor.is_leaf:
-                tensor.requires_grad_(False)
-
-
-class _Attach(torch.autograd.Function):
-    """Makes a tensor the output of a node without changing its value.
-
-    A leaf that requires gradients would also do, but the model could not write to it in place.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, _anchor: Tensor) -> Tensor:
-        ctx.mark_dirty(tensor)
-        return tensor
-
-    @staticmethod
-    def backward(_ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
+        self._tensors.restore()
 
 
 def _eager(hook: Callable[..., Any]) -> Callable[..., Any]:

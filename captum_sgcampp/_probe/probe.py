@@ -1,100 +1,28 @@
-"""One pass through the model: its scores, the layers' activations, and the gradients between the two."""
+"""Runs the model, and again where it needs a concession."""
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
 from torch.nn import Module, MultiheadAttention
 
-from captum_sgcampp._captum import (
-    TargetType,
-    _extract_device_ids,
-    _reduce_list,
-    _run_forward,
-    _sort_key_list,
-)
+from captum_sgcampp._captum import _extract_device_ids, _run_forward, _sort_key_list
 from captum_sgcampp._models.closures import modules_of
 from captum_sgcampp._models.unreached_layers import reason
-from captum_sgcampp._probe.capture import Captured, LayerCapture
-from captum_sgcampp._probe.concessions import Concession, ConcessionNeeded, chain_of
+from captum_sgcampp._probe.capture import LayerCapture
+from captum_sgcampp._probe.concessions import Attempt, Concession, ConcessionNeeded, Concessions, chain_of
+from captum_sgcampp._probe.layer_pass import LayerPass, LayerTensor
 from captum_sgcampp._probe.outputs import require_consumed, require_scores
 from captum_sgcampp._probe.pass_state import PassState
 from captum_sgcampp._probe.rounding import ROUNDING, relative_difference
-from captum_sgcampp._probe.saved_tensors import DiscardedError, SavedTensors
-from captum_sgcampp._probe.targets import select_scores
+from captum_sgcampp._probe.saved_tensors import SavedTensors
 from captum_sgcampp._probe.unfused import unfused
 from captum_sgcampp._torch import refuses_saved_tensors_hooks, weights_are_cached
 from captum_sgcampp.layers import layer_name
 
 Result = TypeVar("Result")
-
-
-class LayerTensor(NamedTuple):
-    """A tensor that a layer took or returned in a forward pass."""
-
-    layer: Module
-    name: str
-    """The layer's name, for messages."""
-    calls: int
-    """The number of times that the layer ran in that pass; the tensor is that of the last run."""
-    by_device: tuple[Captured, ...]
-    """The tensor, in one piece for each device that the model is spread over."""
-
-
-@dataclass(frozen=True, eq=False)
-class LayerPass:
-    """One forward pass: the model's output, and the tensors of the layers."""
-
-    output: Tensor
-    """What the model returned."""
-    tensors: list[LayerTensor]
-    """The tensors of all layers, in the order of the layers."""
-
-    def activations(self) -> list[Tensor]:
-        """The values that the layers took or returned, joined over devices in the order of the examples."""
-        return [joined([captured.value for captured in tensor.by_device]) for tensor in self.tensors]
-
-    def scores(self, target: TargetType) -> Tensor:
-        """Selects the class score S of each example, as Captum selects targets.
-
-        Raises:
-            AssertionError: The target does not fit the output, or leaves several scores for an example.
-        """
-        return select_scores(self.output, target)
-
-    def gradients(self, scores: Tensor, grad_kwargs: dict[str, Any]) -> list[tuple[Tensor, ...]]:
-        """Takes the gradients g = dS/dA of each example's score at each tensor, by device.
-
-        Args:
-            scores: What :meth:`scores` returned.
-            grad_kwargs: Passed on to `torch.autograd.grad`.
-
-        Raises:
-            ValueError: The scores do not depend on a layer.
-        """
-        edges = [captured.live_edge() for tensor in self.tensors for captured in tensor.by_device]
-        options = {"allow_unused": True, **grad_kwargs}
-        fill_with_zeros = options.pop("materialize_grads", False)  # torch fills them in for tensors, not for edges
-        for tensor in self.tensors:
-            if any(captured.checkpointed for captured in tensor.by_device) and not fill_with_zeros:
-                raise ValueError(
-                    f"layer: the score at this target does not depend on the tensor of {tensor.name}, because the "
-                    "model runs it in a reentrant checkpoint, which does not record it. Choose a layer outside it, or "
-                    "call torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
-                )
-        found = iter(_gradients_at(scores, edges, options))
-        return [
-            tuple(
-                _gradient_or_zeros(next(found), captured, tensor.name, scores, fill_with_zeros)
-                for captured in tensor.by_device
-            )
-            for tensor in self.tensors
-        ]
 
 
 class LayerProbe:
@@ -131,7 +59,8 @@ class LayerProbe:
         self._attention = [module for module in self._modules if isinstance(module, MultiheadAttention)]
         self._older_threads = set(threading.enumerate())
         # What one pass finds necessary for this model is kept for the passes that follow.
-        self._concessions: set[Concession] = {Concession.NO_HOOKS} if keep_graph or weights_are_cached() else set()
+        keep_all = keep_graph or weights_are_cached()
+        self._concessions = Concessions(frozenset({Concession.NO_HOOKS}) if keep_all else frozenset())
         self._copies_are_verified = False
 
     @property
@@ -175,60 +104,61 @@ class LayerProbe:
         """
         while True:
             restore = self.restorable(inputs)
+            attempt = Attempt(self._concessions)
             try:
-                return self._run(inputs, forward_args, compute, with_activations)
+                return self._run(attempt, inputs, forward_args, compute, with_activations)
             except ConcessionNeeded as needed:
-                if needed.concession in self._concessions:
-                    raise needed.error from None
-                self._concessions.add(needed.concession)
+                if needed.attempt is not attempt:
+                    raise
+                self._concessions = attempt.concessions.with_(needed)
             restore()
 
     def _run(
         self,
+        attempt: Attempt,
         inputs: tuple[Tensor, ...],
         forward_args: tuple[Any, ...],
         compute: Callable[[LayerPass], Result],
         with_activations: bool,
     ) -> Result:
-        """Runs the model once, and raises a :class:`ConcessionNeeded` if the pass needs one."""
-        without_hooks = Concession.NO_HOOKS in self._concessions
-        saved = None if without_hooks else SavedTensors(self._buffers, self._concessions)
+        """Runs the model once, and raises a :class:`ConcessionNeeded` if the attempt needs one."""
+        saved = SavedTensors(attempt, self._buffers)
         capture = LayerCapture(
             self._layers,
             attribute_to_layer_input=self._attribute_to_layer_input,
             with_values=with_activations,
             keep_graph=self._keep_graph,
             older_threads=self._older_threads,
-            concessions=self._concessions,
-            on_reached=saved.keep_from_here if saved else lambda: None,
+            concessions=attempt.concessions,
+            on_reached=saved.keep_from_here,
         )
         with torch.inference_mode(False), torch.enable_grad():
             try:
                 with capture.hooks():  # also during gradients: a checkpoint then runs layers again
-                    with saved.while_the_model_runs() if saved else nullcontext(), unfused(self._attention):
-                        plain, returned = self._outputs(capture, inputs, forward_args)
-                    _require_nothing(saved)  # before anything is made of what a model does that has caught the signal
-                    output = self._checked(capture, plain, returned)
+                    with saved.while_the_model_runs(), unfused(self._attention):
+                        plain, returned = self._outputs(attempt, capture, inputs, forward_args)
+                    attempt.require_enough()  # before anything is made of what a model does that caught the signal
+                    output = self._checked(attempt, capture, plain, returned)
                     result = compute(LayerPass(output, self._layer_tensors(capture)))
-                    _require_nothing(saved)
+                    attempt.require_enough()
                     return result
             except Exception as error:
-                if saved and any(map(refuses_saved_tensors_hooks, chain_of(error))):
-                    raise ConcessionNeeded(Concession.NO_HOOKS, error) from error
-                if any(isinstance(cause, (ConcessionNeeded, DiscardedError)) for cause in chain_of(error)):
-                    _require_nothing(saved)
+                has_hooks = Concession.NO_HOOKS not in attempt.concessions
+                if has_hooks and any(map(refuses_saved_tensors_hooks, chain_of(error))):
+                    raise attempt.needs(Concession.NO_HOOKS, error) from error
+                if attempt.is_behind(error):
+                    attempt.require_enough()
                 raise
             finally:
                 capture.restore()
-                if saved:
-                    saved.close()
+                saved.close()
 
     def _outputs(
-        self, capture: LayerCapture, inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]
+        self, attempt: Attempt, capture: LayerCapture, inputs: tuple[Tensor, ...], forward_args: tuple[Any, ...]
     ) -> tuple[Tensor | None, Any]:
         """Calls the model, where views are copied first without, to compare, until they have been found to be right."""
         plain = None
-        if Concession.COPY_VIEWS in self._concessions and not self._copies_are_verified:
+        if Concession.COPY_VIEWS in attempt.concessions and not self._copies_are_verified:
             restore = self.restorable(inputs)
             with capture.paused():
                 plain = self._read_scores(_call(self._forward_func, inputs, forward_args)).detach()
@@ -238,23 +168,23 @@ class LayerProbe:
         except RuntimeError as error:
             layer = capture.attached_view()
             if layer and "in-place operation" in str(error):
-                raise _written_view(layer) from error
+                raise _written_view(attempt, layer) from error
             raise
 
-    def _checked(self, capture: LayerCapture, plain: Tensor | None, returned: Any) -> Tensor:
+    def _checked(self, attempt: Attempt, capture: LayerCapture, plain: Tensor | None, returned: Any) -> Tensor:
         """The scores in what the model returned. Raises if layers did not run, or it has written into their views."""
         capture.require_accepted()
         require_consumed(returned)
         scores = self._read_scores(returned)
-        self._require_runs(capture)
+        self._require_runs(attempt, capture)
         output = require_scores(scores)
         layer = capture.written_view()
         if layer or (plain is not None and not _equal_up_to_rounding(output, plain)):
-            raise _written_view(layer or next(iter(self._layers.values())))
-        self._copies_are_verified = Concession.COPY_VIEWS in self._concessions
+            raise _written_view(attempt, layer or next(iter(self._layers.values())))
+        self._copies_are_verified = Concession.COPY_VIEWS in attempt.concessions
         return output
 
-    def _require_runs(self, capture: LayerCapture) -> None:
+    def _require_runs(self, attempt: Attempt, capture: LayerCapture) -> None:
         """Raises if a layer has not run."""
         for layer, name in self._layers.items():
             if capture.has_run(layer):
@@ -266,7 +196,7 @@ class LayerProbe:
             )
             error = ValueError(f"layer: {name} does not run when forward_func is called with these inputs.{why}")
             if capture.ran_in_new_thread(layer):
-                raise ConcessionNeeded(Concession.OTHER_THREADS, error)
+                raise attempt.needs(Concession.OTHER_THREADS, error)
             raise error
 
     def _layer_tensors(self, capture: LayerCapture) -> list[LayerTensor]:
@@ -281,14 +211,8 @@ class LayerProbe:
         ]
 
 
-def _require_nothing(saved: SavedTensors | None) -> None:
-    """Raises if the pass needs a concession, in case the model has caught the signal."""
-    if saved and saved.needed:
-        raise ConcessionNeeded(saved.needed, DiscardedError())
-
-
-def _written_view(layer: str) -> ConcessionNeeded:
-    return ConcessionNeeded(
+def _written_view(attempt: Attempt, layer: str) -> ConcessionNeeded:
+    return attempt.needs(
         Concession.COPY_VIEWS,
         ValueError(
             f"layer: {layer} takes or returns a view, and the model modifies its memory in place and reads it "
@@ -302,43 +226,6 @@ def _call(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], forward_
     copies = tuple(tensor.clone() for tensor in inputs)
     output: Any = _run_forward(forward_func, copies, additional_forward_args=forward_args)
     return output
-
-
-def joined(pieces: Sequence[Tensor]) -> Tensor:
-    """Joins the pieces of several devices on the first one."""
-    tensor: Tensor = _reduce_list(pieces)
-    return tensor
-
-
-def _gradients_at(scores: Tensor, edges: Sequence[GradientEdge | None], options: dict[str, Any]) -> list[Tensor | None]:
-    """The gradients at the edges; None for those that do not exist or that the scores do not depend on."""
-    known = [edge for edge in edges if edge is not None]
-    if not known or not scores.requires_grad:
-        return [None] * len(edges)
-    try:
-        found = iter(torch.autograd.grad(torch.unbind(scores), known, **options))
-    except RuntimeError as error:
-        if "cudnn RNN backward" not in str(error):
-            raise
-        raise RuntimeError(
-            f"forward_func: {error}. In evaluation mode, cuDNN keeps nothing of recurrent layers for gradients; "
-            "attribute within torch.backends.cudnn.flags(enabled=False)."
-        ) from error
-    return [None if edge is None else next(found) for edge in edges]
-
-
-def _gradient_or_zeros(
-    gradient: Tensor | None, captured: Captured, layer: str, scores: Tensor, fill_with_zeros: bool
-) -> Tensor:
-    if gradient is not None:
-        return gradient
-    if fill_with_zeros:
-        return torch.zeros(captured.value.shape, dtype=captured.value.dtype, device=scores.device)
-    raise ValueError(
-        f"layer: the score at this target does not depend on the tensor of {layer}, or the graph between the two "
-        "is cut (by torch.no_grad or detach). Choose a layer that the score is computed from. If only one of a "
-        "layer's tensors is unused, grad_kwargs={'materialize_grads': True} treats its gradient as zero."
-    )
 
 
 def _equal_up_to_rounding(output: Tensor, plain: Tensor) -> bool:

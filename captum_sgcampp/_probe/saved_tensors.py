@@ -1,8 +1,8 @@
 """Limits what autograd keeps of a forward pass: nothing that it saves before a layer is reached."""
 
 import threading
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -10,21 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from captum_sgcampp._probe.concessions import Concession, ConcessionNeeded
+from captum_sgcampp._probe.concessions import Attempt, Concession, DiscardedError
 from captum_sgcampp._torch import base_of, modified_in_place, version_counter, version_of
-
-
-class DiscardedError(RuntimeError):
-    """A backward pass needs a tensor that was discarded.
-
-    Callers get it only if they use the graph of a finished pass.
-    """
-
-    def __init__(self, *_: object) -> None:
-        super().__init__(
-            "This backward pass goes through a forward pass run by captum_sgcampp, which kept nothing below the "
-            "layers. If the model keeps tensors between calls, clear them, or call it once before you attribute."
-        )
 
 
 class _Phase(Enum):
@@ -57,23 +44,20 @@ class SavedTensors:
     is affected. Parameters, buffers and other leaves of the graph are kept in any case, which costs nothing: some
     models cache what they compute from them, with its graph.
 
-    If a discarded tensor is needed after all, a :class:`ConcessionNeeded` is raised, and noted in case the model
-    catches it. If a kept one was written to, the model gets torch's error for its own gradients, and only those of
-    the attribution raise a :class:`ConcessionNeeded`.
+    If a discarded tensor is needed after all, the attempt needs a concession. If a kept one was written to, the model
+    gets torch's error for its own gradients, and only those of the attribution need one.
 
     Args:
+        attempt: The attempt at the pass. With no hooks conceded, autograd keeps everything.
         buffers: The buffers of the model.
-        concessions: What the pass concedes.
-
-    Attributes:
-        needed: The first concession that turned out to be needed.
     """
 
-    def __init__(self, buffers: Iterable[Tensor] = (), concessions: Collection[Concession] = ()) -> None:
-        self.needed: Concession | None = None
+    def __init__(self, attempt: Attempt, buffers: Iterable[Tensor] = ()) -> None:
+        self._attempt = attempt
         self._buffers = frozenset(map(id, buffers))
-        self._keep = Concession.KEEP_ALL in concessions
-        self._copy = Concession.KEEP_COPIES in concessions
+        self._set_hooks = Concession.NO_HOOKS not in attempt.concessions
+        self._keep = Concession.KEEP_ALL in attempt.concessions
+        self._copy = Concession.KEEP_COPIES in attempt.concessions
         self._phase = _Phase.MODEL
         self._thread = threading.current_thread()
 
@@ -84,7 +68,8 @@ class SavedTensors:
     @contextmanager
     def while_the_model_runs(self) -> Iterator[None]:
         """A context in which these decisions apply to the current thread; other threads keep everything."""
-        with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
+        hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
+        with hooks if self._set_hooks else nullcontext():
             yield
         self._phase = _Phase.GRADIENTS
 
@@ -124,8 +109,8 @@ class SavedTensors:
         """What to raise where a concession is needed: after the pass it comes too late."""
         if self._phase is _Phase.OVER:
             return error
-        self.needed = self.needed or concession
-        return ConcessionNeeded(concession, error) if _passes_on(self._thread) else error
+        signal = self._attempt.needs(concession, error)
+        return signal if _passes_on(self._thread) else error
 
 
 def _passes_on(attributing: threading.Thread) -> bool:

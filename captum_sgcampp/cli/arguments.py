@@ -1,20 +1,22 @@
-"""The arguments of the command. Parsing them imports nothing slow, so that help and errors come at once."""
+"""The arguments of the command. Parsing them imports nothing slow, so that help and errors appear at once."""
 
 import argparse
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from captum_sgcampp import __version__
+from captum_sgcampp.cli.argument_types import at_least, coordinate, deviation, not_empty, path, seed
+from captum_sgcampp.cli.options import (
+    DEFAULT_METHOD,
+    DEFAULT_MODEL,
+    EXAMPLE,
+    FROM_STDIN,
+    AttributionOptions,
+    DatasetOptions,
+    NetworkOptions,
+    Options,
+)
 from captum_sgcampp.methods import catalogue
 
-DEFAULT_MODEL = "efficientnet_lite0"
-"""A network whose weights come with pip."""
-EXAMPLE = "camera"
-"""The photograph that is explained if none is given; it comes with scikit-image."""
-FROM_STDIN = Path("-")
-"""The argument that stands for standard input."""
-DEFAULT_METHOD = catalogue.by_name()[catalogue.DEFAULT].word
-"""The method to show where only one is shown."""
 ALPHAS = ("bounded", "eq5", "eq7")
 """The forms of alpha of :class:`captum_sgcampp.LayerGradCamPlusPlus`."""
 
@@ -45,7 +47,7 @@ changes nothing where everything above a layer is affine:
 """
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None = None) -> Options:
     """Parses the arguments of the command.
 
     Args:
@@ -55,40 +57,69 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         SystemExit: They are wrong, or ask for help or the version.
     """
     parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.region and len(options.subset or ()) != 2:
+    given = parser.parse_args(arguments)
+    if given.region and len(given.subset or ()) != 2:
         parser.error("argument --region: needs two opposite corners of a box, such as --subset 2,4 9,10 --region")
-    options.filters = options.filters and list(dict.fromkeys(options.filters))
-    if options.images.count(FROM_STDIN) > 1:
+    if given.images.count(FROM_STDIN) > 1:
         parser.error("argument PHOTOGRAPH: standard input, -, can be read only once")
-    _check_maps(parser, options)
-    return options
+    if given.maps is None:
+        _refuse_options_of_maps(parser, given)
+    else:
+        _refuse_options_beside_maps(parser, given)
+    return _options(given)
 
 
-def _check_maps(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Refuses what does not go together with `--maps`, or has no meaning without it."""
-    if options.maps is None:
-        given = {
-            "batch-size": options.batch_size,
-            "workers": options.workers,
-            "retry-failed": options.retry_failed or None,
-        }
-        for flag in (flag for flag, value in given.items() if value is not None):
-            parser.error(f"argument --{flag}: is for --maps")
-        return
-    if FROM_STDIN in options.images:
-        parser.error("argument --maps: needs files, and standard input, -, is none")
-    if options.top_k > 1:
+def _refuse_options_of_maps(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Refuses what has no meaning without `--maps`."""
+    options = {
+        "batch-size": given.batch_size,
+        "workers": given.workers,
+        "retry-failed": given.retry_failed or None,
+    }
+    for flag in (flag for flag, value in options.items() if value is not None):
+        parser.error(f"argument --{flag}: is for --maps")
+
+
+def _refuse_options_beside_maps(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Refuses what cannot be combined with `--maps`."""
+    if FROM_STDIN in given.images:
+        parser.error("argument --maps: needs files, not standard input, -")
+    if given.top_k > 1:
         parser.error("argument --maps: is for the most probable class or --target, not for --top-k")
-    if len(options.methods or ()) > 1:
+    if len(given.methods or ()) > 1:
         parser.error("argument --maps: is for one method at a time")
+
+
+def _options(given: argparse.Namespace) -> Options:
+    return Options(
+        images=tuple(given.images),
+        network=NetworkOptions(given.model, given.weights, given.classes, given.device),
+        list_layers=given.list_layers,
+        layers=tuple(given.layer or ()),
+        targets=tuple(given.target),
+        top_k=given.top_k,
+        attribution=AttributionOptions(
+            methods=tuple(given.methods or ()),
+            alpha=given.alpha,
+            n_samples=given.n_samples,
+            stdevs=given.stdevs,
+            seed=given.seed,
+            filters=tuple(dict.fromkeys(given.filters)) if given.filters else None,
+            subset=tuple(given.subset) if given.subset else None,
+            region=given.region,
+        ),
+        scale=given.scale,
+        output=given.output,
+        page=given.page,
+        dataset=DatasetOptions(given.maps, given.batch_size, given.workers, given.retry_failed) if given.maps else None,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="captum-sgcampp",
         description="Explain a network's predictions for photographs: the maps of several methods side by side,\n"
-        "in one picture for each photograph.",
+        "in one picture per photograph.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -96,9 +127,9 @@ def _parser() -> argparse.ArgumentParser:
         "images",
         nargs="*",
         metavar="PHOTOGRAPH",
-        type=_path,
+        type=path,
         help="files; folders, for all images in them except earlier results, captum-sgcampp-*; or - for standard "
-        f"input; they come before options that take several values; default: an example, {EXAMPLE}",
+        f"input; give them before options that take several values; default: an example, {EXAMPLE}",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     _add_network(parser)
@@ -120,12 +151,12 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     )
     network.add_argument(
         "--weights",
-        type=_path,
+        type=path,
         metavar="FILE",
-        help="your weights instead of the pretrained ones: a state dict or a checkpoint with one, of torch.save or in "
-        "safetensors",
+        help="your weights instead of the pretrained ones: a state dict or a checkpoint with one, from torch.save or "
+        "in safetensors",
     )
-    network.add_argument("--classes", type=_path, metavar="FILE", help="names of the classes, one on each line")
+    network.add_argument("--classes", type=path, metavar="FILE", help="names of the classes, one per line")
     network.add_argument("--device", help="default: cuda if there is one, otherwise cpu")
 
 
@@ -135,16 +166,16 @@ def _add_layer(parser: argparse.ArgumentParser) -> None:
     layer.add_argument(
         "--list-layers", action="store_true", help="print the name, type and output shape of each layer, and exit"
     )
-    layer.add_argument("--filters", nargs="+", type=_at_least(0), metavar="K", help="single channels, a panel for each")
+    layer.add_argument("--filters", nargs="+", type=at_least(0), metavar="K", help="single channels, one panel each")
     layer.add_argument(
         "--subset",
         nargs="+",
-        type=_coordinate,
+        type=coordinate,
         metavar="ROW,COLUMN",
         help="only these neurons of the layer, counted from 0, such as 2,8 5,3",
     )
     layer.add_argument(
-        "--region", action="store_true", help="treat --subset as two opposite corners of a box, both included"
+        "--region", action="store_true", help="take --subset as two opposite corners of a box, both included"
     )
 
 
@@ -160,33 +191,33 @@ def _add_explanation(parser: argparse.ArgumentParser) -> None:
         help="a class to explain, by number or name; repeatable; default: the most probable",
     )
     explained.add_argument(
-        "--top-k", type=_at_least(1), default=1, metavar="K", help="explain the K most probable classes"
+        "--top-k", type=at_least(1), default=1, metavar="K", help="explain the K most probable classes"
     )
     explanation.add_argument(
         "--methods",
         nargs="+",
         choices=words,
         metavar="METHOD",
-        help=f"some of {', '.join(words)}; default: all, or {DEFAULT_METHOD} with --filters",
+        help=f"any of {', '.join(words)}; default: all, or {DEFAULT_METHOD} with --filters",
     )
     explanation.add_argument(
         "--n-samples",
-        type=_at_least(0),
+        type=at_least(0),
         default=25,
         metavar="N",
-        help="noisy copies of the photograph, 0 for none; the paper's figures use 5, and more leave less to chance; "
+        help="noisy copies of the photograph, 0 for none; the paper's figures use 5; more leave less to chance; "
         "default: %(default)s",
     )
     explanation.add_argument(
         "--stdevs",
-        type=_deviation,
+        type=deviation,
         default=0.3,
         metavar="SIGMA",
         help="standard deviation of the noise, in units of the normalized image: 0.15 of the range from black to "
         "white is 0.3 where images are normalized by a standard deviation of 0.5, and 0.66 with torchvision's; "
         "default: %(default)s",
     )
-    explanation.add_argument("--seed", type=_seed, default=0, help="seed of the noise; default: %(default)s")
+    explanation.add_argument("--seed", type=seed, default=0, help="seed of the noise; default: %(default)s")
     explanation.add_argument("--alpha", choices=ALPHAS, default=ALPHAS[0], help="form of alpha; default: %(default)s")
 
 
@@ -200,7 +231,7 @@ def _add_picture(parser: argparse.ArgumentParser) -> None:
     )
     picture.add_argument(
         "--output",
-        type=_not_empty,
+        type=not_empty,
         metavar="PATH",
         help="the picture (PNG unless the name ends otherwise); or a folder: an existing one, a name that ends with "
         "a slash, or any if there are several photographs; default: captum-sgcampp-PHOTOGRAPH.png in the current "
@@ -208,7 +239,7 @@ def _add_picture(parser: argparse.ArgumentParser) -> None:
     )
     picture.add_argument(
         "--page",
-        type=_path,
+        type=path,
         metavar="FILE",
         help="write one HTML page to explore all photographs in a browser, and pictures only with --output; its "
         "default layers are the last maps of each resolution and the default layer, with which it opens",
@@ -219,76 +250,22 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
     maps = parser.add_argument_group("maps of many photographs")
     maps.add_argument(
         "--maps",
-        type=_path,
+        type=path,
         metavar="FOLDER",
-        help="write the maps as numbers, with an index, instead of pictures (which --output adds); a run that was "
-        f"interrupted goes on; the method is {DEFAULT_METHOD} unless --methods names another; each photograph has "
-        "noise of its own",
+        help="write the maps as numbers, with an index, instead of pictures (which --output adds); an interrupted "
+        f"run is resumed; the method is {DEFAULT_METHOD} unless --methods names another; each photograph has "
+        "its own noise",
     )
     maps.add_argument(
         "--batch-size",
-        type=_at_least(1),
+        type=at_least(1),
         metavar="N",
         help="photographs that go through the network at once; default: 5 on the CPU, otherwise 32",
     )
     maps.add_argument(
         "--workers",
-        type=_at_least(0),
+        type=at_least(0),
         metavar="N",
-        help="processes that read photographs meanwhile; default: 1 where processes are forked, otherwise 0",
+        help="processes that read photographs in the background; default: 1 where processes are forked, otherwise 0",
     )
-    maps.add_argument("--retry-failed", action="store_true", help="try photographs again that have failed")
-
-
-def _not_empty(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("must not be empty")
-    return text
-
-
-def _path(text: str) -> Path:
-    return Path(_not_empty(text))
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be an integer, but is {text}") from error
-
-
-def _at_least(minimum: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        number = _integer(text)
-        if number < minimum:
-            raise argparse.ArgumentTypeError(f"must be at least {minimum}, but is {text}")
-        return number
-
-    return integer
-
-
-def _seed(text: str) -> int:
-    number = _integer(text)
-    if not -(2**63) <= number < 2**64:
-        raise argparse.ArgumentTypeError(f"must be from {-(2**63)} to {2**64 - 1}, but is {text}")
-    return number
-
-
-def _deviation(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be a number, but is {text}") from error
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be finite and not negative, but is {text}")
-    return number
-
-
-def _coordinate(text: str) -> tuple[int, ...]:
-    try:
-        row, column = map(int, text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be ROW,COLUMN, but is {text}") from error
-    if min(row, column) < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, but is {text}")
-    return row, column
+    maps.add_argument("--retry-failed", action="store_true", help="retry photographs that failed")

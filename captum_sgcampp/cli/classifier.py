@@ -1,4 +1,4 @@
-"""A network that classifies photographs, with all that the command needs to know of it."""
+"""A network that classifies photographs, with all that the command needs to know about it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ class ChosenLayers(NamedTuple):
 
     names: list[str]
     are_maps: bool
-    """Whether all of them are maps as they are."""
+    """Whether all of them return maps, so that none needs a `reshape_transform`."""
 
 
 class _Trial(NamedTuple):
-    """What one run of a network tells of it."""
+    """What one run of a network shows."""
 
     inputs: Tensor
     """The input, (1, C, H, W), on the device "meta"."""
@@ -47,11 +47,11 @@ class Classifier:
         model: The network, from (N, C, H, W) images to (N, classes) logits, or an object with `logits`.
         preprocess: Turns a photograph, 8-bit RGB, into the network's input, (C, H, W) or (1, C, H, W).
         device: Where the network runs.
-        frame: Turns a photograph into what the network sees of it, for the picture: (H, W, 3) in [0, 1], in any
-            resolution. None shows the network's input.
+        frame: Crops a photograph as the network sees it, for the picture: (H, W, 3) in [0, 1], in any resolution.
+            None shows the network's input.
         classes: The names of the classes. None means numbers.
-        n_prefix_tokens: In a transformer, the number of tokens before those of the patches. None finds it out.
-        reshape_transform: Turns the network's layers into maps. None finds it out, layer by layer.
+        n_prefix_tokens: In a transformer, the number of tokens before those of the patches. None derives it.
+        reshape_transform: Turns the network's layers into maps. None finds one for each layer.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Classifier:
 
     @property
     def wraps_logits(self) -> bool:
-        """Whether the network returns an object with the logits, and not the logits themselves."""
+        """Whether the network returns an object with the logits rather than the logits themselves."""
         return self._scores is not self._trial.output
 
     @property
@@ -103,11 +103,15 @@ class Classifier:
         return self._trial.layers
 
     def default_layer(self) -> str | None:
-        """The name of the layer that suits the network; None if that is not known, as with a `reshape_transform`."""
+        """The name of the default layer; None if no rule finds one, as with a `reshape_transform`."""
         return None if self.reshape_transform else default_layer(self.layers, self._reshape)
 
     def default_layers(self, *, of_each_resolution: bool = False) -> list[str]:
-        """The names of the layers to take if none are given: the default layer, after the last of each resolution."""
+        """The names of the layers to explain if none are given.
+
+        Args:
+            of_each_resolution: Whether the last map of each resolution precedes the default layer.
+        """
         self.require_layers()
         default = self.default_layer()
         if default is None:
@@ -116,17 +120,17 @@ class Classifier:
         return [*(layer.name for layer in others if layer.name != default), default]
 
     def require_scores(self) -> None:
-        """Raises a CommandError if the network does not return a row of scores with gradients, and a name for each."""
+        """Raises a CommandError unless the network returns a row of scores that have gradients, one per class name."""
         _ = self._scores
         if any(type(module).__module__.startswith(_QUANTIZED) for module in self.model.modules()):
-            raise CommandError(f"{self.name} is quantized and has no gradients; give the model that it was made of")
+            raise CommandError(f"{self.name} is quantized and has no gradients; give the model that it was made from")
 
     def require_layers(self) -> None:
-        """Raises a CommandError if no layer is seen when the network runs."""
+        """Raises a CommandError if no layer runs as a module when the network runs."""
         if not any(layer.calls for layer in self.layers):
             raise CommandError(
                 f"{self.name} has no layer that is known to be a map: none is seen when it runs, as in a scripted or "
-                "an exported model; give the model that it was made of, or torch.export.unflatten(program)"
+                "an exported model; give the model that it was made from, or torch.export.unflatten(program)"
             )
 
     def choose(self, names: Sequence[str]) -> ChosenLayers:
@@ -149,7 +153,7 @@ class Classifier:
 
         Args:
             layers: The layers.
-            image_size: The height and the width of the network's input. None means those of the trial.
+            image_size: The height and the width of the network's input. None takes those of the trial run.
         """
         if self.reshape_transform or layers.are_maps:
             return self.reshape_transform
@@ -170,7 +174,7 @@ class Classifier:
             raise CommandError(f"layer {layer.name} returns {layer.shapes[0]}, which is not a map (see --list-layers)")
         try:
             shape = tuple(to_map(torch.empty(layer.shapes[0], device="meta")).shape)
-        except Exception as error:  # whatever a function of one's own raises
+        except Exception as error:  # a user's function may raise anything
             raise CommandError(f"layer {layer.name} cannot be seen as a map: {described(error)}") from error
         if len(shape) != 4 or shape[0] != 1:
             raise CommandError(f"the reshape_transform of layer {layer.name} returns {shape}, which is not a map")
@@ -181,14 +185,14 @@ class Classifier:
             )
 
     def _reshape(self, layer: LayerInfo) -> Callable[[Tensor], Tensor] | None:
-        """How a layer is seen as a map; None if it cannot be."""
+        """The function that makes a layer a map; None if there is none."""
         if self.reshape_transform:
             return for_inputs(self.reshape_transform, [self._trial.inputs], self.model)
         return as_map(layer.shapes[0], self.image_size, self._trial.patch_size, self.n_prefix_tokens)
 
     @cached_property
     def _trial(self) -> _Trial:
-        """A run on a gray photograph."""
+        """A run of the network on a gray photograph."""
         try:
             inputs = self.inputs(Image.new("RGB", (640, 480), "gray"))
             layers = list_layers(self.model, inputs)
@@ -202,17 +206,17 @@ class Classifier:
 
     @cached_property
     def _scores(self) -> Tensor:
-        """The scores in that run."""
+        """The scores of the trial run."""
         output = self._trial.output
         try:
             scores = logits_of(output)
-        except Exception as error:  # whatever an output of one's own does
+        except Exception as error:  # a user's object may raise anything
             raise CommandError(f"{self.name} must return scores, but: {described(error)}") from error
         if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != 1 or not scores.numel():
             kind = str(tuple(scores.shape)) if isinstance(scores, Tensor) else type(scores).__name__
             raise CommandError(f"{self.name} must return a row of scores, (1, classes), but returned {kind}")
         if not scores.is_floating_point():
-            raise CommandError(f"{self.name} must return scores of floating point, but returned {scores.dtype}")
+            raise CommandError(f"{self.name} must return floating-point scores, but returned {scores.dtype}")
         if self.classes is not None and len(self.classes) != scores.shape[1]:
             raise CommandError(f"{self.name} has {scores.shape[1]} classes, but there are {len(self.classes)} names")
         return scores
@@ -221,7 +225,7 @@ class Classifier:
 def _to_map(
     values: Tensor, image_size: tuple[int, int], patch_size: tuple[int, int] | None, n_prefix_tokens: int | None
 ) -> Tensor:
-    """A `reshape_transform` for several layers; the first dimension is also that of noisy copies."""
+    """A `reshape_transform` for several layers. The first dimension of `values` also counts noisy copies."""
     to_map = as_map((1, *values.shape[1:]), image_size, patch_size, n_prefix_tokens)
     if to_map is None:
         raise ValueError(f"layer: returns {tuple(values.shape)}, which is not a map of an input {image_size}.")
@@ -229,11 +233,14 @@ def _to_map(
 
 
 def preprocessed(image: Any, name: str) -> Tensor:
-    """What the preprocessing of a network has returned, as (C, H, W).
+    """Checks what the preprocessing of a network returned.
 
     Args:
         image: A tensor, (C, H, W) or (1, C, H, W).
         name: The network's name.
+
+    Returns:
+        The tensor, (C, H, W).
 
     Raises:
         CommandError: It is something else.

@@ -1,11 +1,11 @@
-"""The layer that suits a network: the last map that smoothing still changes.
+"""The default layer of a network: the last map that smoothing still changes.
 
 Where everything above a layer is affine, as after the last block of a ResNet, smoothing changes nothing. The layer is
-therefore the last block but one, in convolutional networks; the last map before the pooling that has a nonlinearity
-above it, where there are no blocks, as in VGG; and in a vision transformer the first normalization of the last block,
-from which attention takes what it knows of the patches. Where the patches of a transformer are merged from stage to
-stage, as in Swin, the attention of the last stage sees the whole image and forgets where it is; there it is the first
-normalization of the last block of the stage before.
+therefore, in convolutional networks, the last block but one; where there are no blocks, as in VGG, the last map before
+the pooling that has a nonlinearity above it; and in vision transformers the first normalization of the last block,
+whose output attention reads. Where a transformer merges its patches from stage to stage, as Swin does, attention in the
+last stage spans the whole image and positions lose their meaning; there it is the first normalization of the last block
+of the stage before.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from captum_sgcampp.cli.map_of_layer import unchanged
 from captum_sgcampp.layers import LayerInfo, is_convolution
 
 Reshape = Callable[[LayerInfo], Callable[[Tensor], Tensor] | None]
-"""How a layer is seen as a map; None if it cannot be."""
+"""Finds the function that makes a layer a map; None if there is none."""
 
 
 def default_layer(layers: Sequence[LayerInfo], reshape: Reshape) -> str | None:
@@ -26,10 +26,10 @@ def default_layer(layers: Sequence[LayerInfo], reshape: Reshape) -> str | None:
 
     Args:
         layers: All layers of the network, in the order in which they finish, as `list_layers` returns them.
-        reshape: How each is seen as a map.
+        reshape: Finds the function that makes each a map.
 
     Returns:
-        Its name; None if the network has no maps, or none but at its beginning.
+        Its name; None if the network has no maps, or only near its beginning.
     """
     once = [layer for layer in layers if layer.calls == 1 and len(layer.shapes) == 1]
     chosen = _in_last_attention(once, reshape) or _last_block_but_one(once, reshape) or _last_map(once, reshape)
@@ -37,7 +37,7 @@ def default_layer(layers: Sequence[LayerInfo], reshape: Reshape) -> str | None:
 
 
 def _in_last_attention(layers: Sequence[LayerInfo], reshape: Reshape) -> str | None:
-    """In a transformer: the first normalization of the last block, or of the last one whose patches are smaller."""
+    """In a transformer: the first normalization of the last block, or of the last block with smaller patches."""
     norms: dict[str, list[LayerInfo]] = {}  # of each block, in the order in which they run
     for layer in layers:
         if "Norm" in type(layer.module).__name__:
@@ -51,19 +51,19 @@ def _in_last_attention(layers: Sequence[LayerInfo], reshape: Reshape) -> str | N
 
 
 def _last_block_but_one(layers: Sequence[LayerInfo], reshape: Reshape) -> str | None:
-    """In a convolutional network: the block before the last, or the last if there is but one."""
+    """In a convolutional network: the last block but one, or the only one."""
     maps = {layer.name: layer for layer in layers if _is_map(layer, reshape)}
     spatial = [layer.name for layer in layers if _has_weights(layer) and _n_positions(layer, reshape) > 1]
     composed = [name for name, layer in maps.items() if _has_forward(layer.module) and len(_inside(name, spatial)) > 1]
     stages = {name for name in composed if _is_stage([maps[inner] for inner in _outermost(_inside(name, composed))])}
     blocks = _outermost([name for name in composed if name not in stages])
-    # A block whose output is one part of a wider map, as in a DenseNet, stands for the whole of it.
+    # A block whose output is part of a wider map, as in a DenseNet, stands for the whole map.
     whole = dict.fromkeys(next(_wider(name, composed, maps), name) for name in blocks)
     return [*whole][-2:][0] if whole else None
 
 
 def _last_map(layers: Sequence[LayerInfo], reshape: Reshape) -> str | None:
-    """The last map with the resolution of the last convolution, before it is pooled, and below a nonlinearity."""
+    """The last map below a nonlinearity with the resolution of the last convolution, before any pooling."""
     maps = [layer for layer in layers if _is_map(layer, reshape)]
     unpooled = [layer for layer in maps if "Pool" not in type(layer.module).__name__]
     convolved = [layer for layer in unpooled if is_convolution(layer.module)] or unpooled  # it may be a function
@@ -94,7 +94,7 @@ def _is_activation(module: Module) -> bool:
 
 
 def _is_map(layer: LayerInfo, reshape: Reshape) -> bool:
-    """Whether it is a map as it is, with more than one position."""
+    """Whether the layer returns a map with more than one position."""
     return reshape(layer) is unchanged and _n_positions(layer, reshape) > 1
 
 
@@ -130,6 +130,6 @@ def _parent(name: str) -> str:
 
 
 def _n_positions(layer: LayerInfo, reshape: Reshape) -> int:
-    """The number of positions of the layer's map; 0 if it cannot be seen as one."""
+    """The number of positions of the layer's map; 0 if it cannot be made one."""
     to_map = reshape(layer)
     return to_map(torch.empty(layer.shapes[0], device="meta")).shape[2:].numel() if to_map else 0

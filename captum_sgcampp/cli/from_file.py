@@ -1,4 +1,4 @@
-"""A network of one's own, from a function in a Python file."""
+"""The user's own network, from a function in a Python file."""
 
 import sys
 from collections.abc import Mapping
@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_sgcampp.cli.classifier import Classifier
-from captum_sgcampp.cli.errors import CommandError, described, shown, unknown
+from captum_sgcampp.cli.errors import CommandError, described, unknown
 from captum_sgcampp.cli.framing import frame_of
+from captum_sgcampp.cli.paths import is_file, shown
 from captum_sgcampp.cli.weights import load_weights
 
 RETURNS = "its model, its preprocessing and the names of its classes, and possibly a reshape_transform"
@@ -22,16 +23,16 @@ RETURNS = "its model, its preprocessing and the names of its classes, and possib
 def load(name: str, weights: Mapping[str, Tensor] | None, device: torch.device) -> Classifier:
     """Calls the function, which returns the model, its preprocessing and the names of its classes.
 
-    The preprocessing turns a PIL image, 8-bit RGB, into the model's input, (C, H, W) or (1, C, H, W). Instead of the
-    names there may be None. A fourth item, if there is one, is the `reshape_transform` of the model's layers.
+    The preprocessing turns a PIL image, 8-bit RGB, into the model's input, (C, H, W) or (1, C, H, W). The names may
+    be None. A fourth item, if there is one, is the `reshape_transform` of the model's layers.
 
     Args:
         name: FILE.py:FUNCTION.
         weights: A state dict to load into the model. None leaves it as it is.
-        device: Where it will run.
+        device: Where the model will run.
 
     Raises:
-        CommandError: The file, the function or what it returns is not as it must be.
+        CommandError: The file or the function fails, or the function returns something else.
     """
     path, _, function_name = name.rpartition(":")
     module = _imported(Path(path))
@@ -81,9 +82,9 @@ def _class_names(classes: Any, function: str) -> list[str] | None:
 
 
 def _imported(file: Path) -> ModuleType:
-    """Imports a file as `python FILE` would, so that it finds the modules beside it."""
-    spec = spec_from_file_location("captum_sgcampp_model_file", file)  # a name that hides no other module
-    if spec is None or spec.loader is None or not file.is_file():
+    """Imports a file as `python FILE` does: it can import the modules beside it."""
+    spec = spec_from_file_location("captum_sgcampp_model_file", file)  # hides no other module
+    if spec is None or spec.loader is None or not is_file(file):
         raise CommandError(f"cannot read {shown(file)}: there is no such file")
     module = module_from_spec(spec)
     sys.path.insert(0, str(file.parent.resolve()))

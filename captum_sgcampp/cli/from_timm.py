@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from captum_sgcampp.cli.classifier import Classifier
-from captum_sgcampp.cli.errors import CommandError, unknown, with_cause
+from captum_sgcampp.cli.errors import CommandError, brought_by, unknown, with_cause
 from captum_sgcampp.cli.framing import SHOWN_AT, as_photograph
+from captum_sgcampp.cli.paths import is_folder
 from captum_sgcampp.cli.weights import load_weights, n_classes_of
 
 
@@ -17,21 +18,19 @@ def load(name: str, weights: Mapping[str, Tensor] | None, device: torch.device) 
     """Builds a classifier of timm.
 
     Args:
-        name: Its name in timm, also hf_hub:NAME; or a folder with one.
+        name: Its name in timm, hf_hub:NAME, or a folder.
         weights: A state dict, for any number of classes. None takes the pretrained one.
         device: Where it will run.
 
     Raises:
         CommandError: timm is missing, the name is unknown, or the weights cannot be loaded.
     """
-    try:
+    with brought_by("timm"):
         import timm
         from timm.data import create_transform, resolve_model_data_config
-    except ModuleNotFoundError as error:
-        raise CommandError(f"{error.name} is missing; pip install 'captum-sgcampp[timm]' brings it") from error
 
-    spoken = f"timm:{name}"
-    known = name if ":" in name else f"local-dir:{name}" if Path(name).is_dir() else name
+    full_name = f"timm:{name}"
+    known = name if ":" in name else f"local-dir:{name}" if is_folder(Path(name)) else name
     if ":" not in known and not timm.is_model(known.partition(".")[0]):
         raise unknown("model", name, timm.list_models())
     try:
@@ -41,17 +40,17 @@ def load(name: str, weights: Mapping[str, Tensor] | None, device: torch.device) 
             model = timm.create_model(known, pretrained=False, num_classes=n_classes)
     except Exception as error:
         raise CommandError(
-            f"{spoken} cannot be loaded ({with_cause(error)}); --weights takes a file instead of a download"
+            f"{full_name} cannot be loaded ({with_cause(error)}); --weights takes a file instead of a download"
         ) from error
     if weights is not None:
-        load_weights(model, weights, spoken)
+        load_weights(model, weights, full_name)
 
     config = resolve_model_data_config(model)
     _, height, width = config["input_size"]
     larger = {"input_size": (3, SHOWN_AT * height, SHOWN_AT * width), "mean": (0, 0, 0), "std": (1, 1, 1)}
     show = create_transform(**{**config, **larger})
     return Classifier(
-        spoken,
+        full_name,
         model,
         create_transform(**config),
         device,
@@ -62,7 +61,7 @@ def load(name: str, weights: Mapping[str, Tensor] | None, device: torch.device) 
 
 
 def _class_names(model: Any) -> list[str] | None:
-    """The names that come with the weights, or those of the ImageNet that the model was trained on."""
+    """The names that come with the weights, or those of the variant of ImageNet that the model was trained on."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     config = model.pretrained_cfg

@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.nn import Module
 from torchvision import models
 
-from captum_sgcampp.cli.arguments import DEFAULT_MODEL
 from captum_sgcampp.cli.classifier import Classifier
 from captum_sgcampp.cli.errors import CommandError, one_line, unknown
 from captum_sgcampp.cli.framing import frame_of
+from captum_sgcampp.cli.options import DEFAULT_MODEL
 from captum_sgcampp.cli.weights import load_weights, n_classes_of
 
 IMAGENET_CLASSES: list[str] = models.EfficientNet_B0_Weights.DEFAULT.meta["categories"]

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from captum_sgcampp.cli.classifier import Classifier
-from captum_sgcampp.cli.errors import CommandError, with_cause
+from captum_sgcampp.cli.errors import CommandError, brought_by, with_cause
 from captum_sgcampp.cli.framing import as_photograph
 from captum_sgcampp.cli.weights import load_weights, n_classes_of
 
@@ -17,29 +17,27 @@ def load(name: str, weights: Mapping[str, Tensor] | None, device: torch.device) 
     """Builds an image classifier of transformers.
 
     Args:
-        name: Its name at the hub; or a folder with one.
+        name: Its name on the hub, or a folder.
         weights: A state dict, for any number of classes. None takes the pretrained one.
         device: Where it will run.
 
     Raises:
         CommandError: transformers is missing, or the network, its preprocessing or its weights cannot be loaded.
     """
-    try:
+    with brought_by("hf"):
         from transformers import AutoImageProcessor
         from transformers.utils import logging
-    except ModuleNotFoundError as error:
-        raise CommandError(f"{error.name} is missing; pip install 'captum-sgcampp[hf]' brings it") from error
 
-    spoken = f"hf:{name}"
-    logging.set_verbosity_error()  # what matters of its messages is an error here
+    full_name = f"hf:{name}"
+    logging.set_verbosity_error()  # those that matter become errors here
     logging.disable_progress_bar()
     try:
         processor = AutoImageProcessor.from_pretrained(name)
-        model = _pretrained(name) if weights is None else _with_weights(name, weights, spoken)
+        model = _pretrained(name) if weights is None else _with_weights(name, weights, full_name)
     except CommandError:
         raise
     except Exception as error:
-        raise CommandError(f"{spoken} cannot be loaded ({with_cause(error)})") from error
+        raise CommandError(f"{full_name} cannot be loaded ({with_cause(error)})") from error
 
     def preprocess(photograph: Image.Image, **options: Any) -> Any:
         return processor(images=photograph, return_tensors="pt", **options)["pixel_values"]
@@ -48,7 +46,7 @@ def load(name: str, weights: Mapping[str, Tensor] | None, device: torch.device) 
         return as_photograph(preprocess(photograph, do_normalize=False)[0])
 
     classes = [str(model.config.id2label.get(index, f"class {index}")) for index in range(model.config.num_labels)]
-    return Classifier(spoken, model, preprocess, device, frame, classes)
+    return Classifier(full_name, model, preprocess, device, frame, classes)
 
 
 def _pretrained(name: str) -> Any:
@@ -61,7 +59,7 @@ def _pretrained(name: str) -> Any:
     return model
 
 
-def _with_weights(name: str, weights: Mapping[str, Tensor], spoken: str) -> Any:
+def _with_weights(name: str, weights: Mapping[str, Tensor], full_name: str) -> Any:
     from transformers import AutoConfig, AutoModelForImageClassification
 
     config = AutoConfig.from_pretrained(name)
@@ -71,5 +69,5 @@ def _with_weights(name: str, weights: Mapping[str, Tensor], spoken: str) -> Any:
     if n_classes != config.num_labels:
         config.num_labels = n_classes
     model = AutoModelForImageClassification.from_config(config)
-    load_weights(model, weights, spoken)
+    load_weights(model, weights, full_name)
     return model

@@ -1,4 +1,4 @@
-"""How to see a layer as a map: with its channels first or last, or as the tokens of a transformer."""
+"""Makes maps of layers with channels first or last, and of the tokens of a transformer."""
 
 import math
 from collections.abc import Callable
@@ -22,11 +22,11 @@ def as_map(
         shape: The shape of what the layer returns for one photograph.
         image_size: The height and the width of the network's input.
         patch_size: The height and the width of a transformer's patches. None means that it is not a transformer.
-        n_prefix_tokens: The number of tokens before those of the patches. None finds it out.
+        n_prefix_tokens: The number of tokens before those of the patches. None derives it from the sizes.
 
     Returns:
-        The function, as the attribution methods take it: :func:`unchanged` if the layer is a map as it is. None if it
-        cannot be seen as one.
+        The function, as the attribution methods take it: :func:`unchanged` if the layer returns a map. None if no map
+        can be made of it.
     """
     if shape[:1] != (1,):
         return None
@@ -41,7 +41,7 @@ def as_map(
 
 
 def unchanged(tensor: Tensor) -> Tensor:
-    """The `reshape_transform` of what is a map already."""
+    """The `reshape_transform` of a layer that returns a map."""
     return tensor
 
 

@@ -1,8 +1,5 @@
-"""Maps of many photographs, for `--maps`: the photographs and the network as :func:`attribute_dataset` takes them."""
+"""The maps of many photographs, for `--maps`: hands photographs and network to :func:`attribute_dataset`."""
 
-import argparse
-import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -15,16 +12,17 @@ from torch.nn import Module
 from torch.utils.data import Dataset
 
 from captum_sgcampp import attribute_dataset
-from captum_sgcampp.cli.arguments import DEFAULT_METHOD
 from captum_sgcampp.cli.classifier import ChosenLayers, Classifier, preprocessed
 from captum_sgcampp.cli.errors import CommandError, described, in_the_commands_words
-from captum_sgcampp.cli.photographs import Photograph, opened
+from captum_sgcampp.cli.options import DEFAULT_METHOD, AttributionOptions, DatasetOptions
+from captum_sgcampp.cli.photographs import Photograph, as_rgb
+from captum_sgcampp.cli.processes import forks, is_first_process
 from captum_sgcampp.explanation import logits_of
 from captum_sgcampp.methods import catalogue
 
 
 class Photographs(Dataset[Tensor]):
-    """Photographs as a network takes them, (C, H, W).
+    """Photographs as a network's inputs, (C, H, W).
 
     Args:
         photographs: The photographs.
@@ -42,17 +40,17 @@ class Photographs(Dataset[Tensor]):
     ) -> None:
         self.photographs, self.transform, self.model_name = photographs, transform, model_name
         self.image_size = image_size
-        self.samples = [photograph.file for photograph in photographs]  # by which changes are noticed
+        self.samples = [photograph.file for photograph in photographs]  # attribute_dataset notices changed files by it
 
     def __len__(self) -> int:
         return len(self.photographs)
 
     def __getitem__(self, index: int) -> Tensor:
-        image = preprocessed(self.transform(opened(self.photographs[index].read())), self.model_name)
+        image = preprocessed(self.transform(as_rgb(self.photographs[index].load())), self.model_name)
         if self.image_size not in {None, tuple(image.shape[1:])}:
             raise CommandError(
                 f"the input of {self.model_name} is {tuple(image.shape[1:])} for this photograph and {self.image_size} "
-                "for others, so the places of its tokens are not known"
+                "for others, so the positions of its tokens are unknown"
             )
         return image
 
@@ -61,7 +59,7 @@ class LogitsOf(Module):
     """A network that returns the logits alone.
 
     Args:
-        model: One that returns an object with them.
+        model: A network that returns an object with them.
     """
 
     def __init__(self, model: Module) -> None:
@@ -79,25 +77,27 @@ def write_maps(
     layers: ChosenLayers,
     targets: Sequence[int],
     photographs: Sequence[Photograph],
-    options: argparse.Namespace,
+    attribution: AttributionOptions,
+    dataset: DatasetOptions,
 ) -> int:
     """Writes the maps of photographs, or this process's part of them.
 
     Args:
         classifier: The network.
         layers: The layers.
-        targets: The classes to explain. None at all stand for the most probable.
+        targets: The classes to explain. Empty means the most probable.
         photographs: The photographs.
-        options: What :func:`captum_sgcampp.cli.arguments.parse` returned.
+        attribution: How a map is computed.
+        dataset: Where the maps are written, and how.
 
     Returns:
-        In the first process, the number of photographs that have no map; in others 0, because torchrun ends all
-        processes when one of them fails.
+        In the first process, the number of photographs without a map; in the others 0, because torchrun ends all
+        processes when one fails.
 
     Raises:
         CommandError: The maps cannot be computed or written.
     """
-    method, noise = _method(classifier, layers, options)
+    method, noise = _method(classifier, layers, attribution)
     photographs = list({photograph.file: photograph for photograph in photographs}.values())  # a file given twice
     image_size = None if layers.are_maps or classifier.reshape_transform else classifier.image_size
     names = names_of(photographs)
@@ -105,18 +105,18 @@ def write_maps(
         maps = attribute_dataset(
             method,
             Photographs(photographs, classifier.preprocess, classifier.name, image_size),
-            options.maps,
+            dataset.folder,
             target=_target(targets),
             names=names,
             class_names=classifier.classes,
-            seed=options.seed,
-            batch_size=options.batch_size,
-            num_workers=int(_forks()) if options.workers is None else options.workers,
-            retry_failed=options.retry_failed,
+            seed=attribution.seed,
+            batch_size=dataset.batch_size,
+            num_workers=int(forks()) if dataset.workers is None else dataset.workers,
+            retry_failed=dataset.retry_failed,
             show_progress=True,
-            filters=options.filters,
-            subset=options.subset,
-            region=options.region,
+            filters=attribution.filters,
+            subset=attribution.subset,
+            region=attribution.region,
             **noise,
         )
     except CommandError:
@@ -126,35 +126,17 @@ def write_maps(
     except (AssertionError, ImportError, IndexError, RuntimeError, TypeError, ValueError) as error:
         words = in_the_commands_words(error)
         raise CommandError(words if words.startswith("--") else f"cannot write maps: {words}") from error
-    except Exception as error:  # whatever a network of one's own raises
+    except Exception as error:  # a user's network may raise anything
         raise CommandError(f"cannot write maps: {described(error)}") from error
     return len(maps.errors) if is_first_process() else 0
 
 
 def names_of(photographs: Sequence[Photograph]) -> list[str]:
-    """The names of photographs: their places below the folder, or where these are not different, the whole paths."""
+    """The names of photographs: their paths below the folder, or their whole paths if two of those are the same."""
     places = [photograph.place.as_posix() for photograph in photographs]
     if len(set(places)) == len(places):
         return places
     return [(photograph.file or photograph.place).as_posix() for photograph in photographs]
-
-
-def is_first_process() -> bool:
-    """Whether this process speaks for all that torchrun has started."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def default_device() -> str:
-    """The graphics card of this process, or the CPU if there is none."""
-    if not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
-
-
-def _forks() -> bool:
-    """Whether processes are forked. Others must import what they need, which a network of one's own may not allow."""
-    start = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-    return start == "fork"
 
 
 def _target(targets: Sequence[int]) -> Any:
@@ -164,11 +146,11 @@ def _target(targets: Sequence[int]) -> Any:
 
 
 def _method(
-    classifier: Classifier, layers: ChosenLayers, options: argparse.Namespace
+    classifier: Classifier, layers: ChosenLayers, attribution: AttributionOptions
 ) -> tuple[LayerAttribution, dict[str, Any]]:
     """The method, and its parameters of the noise."""
-    method = catalogue.by_word()[(options.methods or [DEFAULT_METHOD])[0]]
-    noise = {"n_samples": options.n_samples, "stdevs": options.stdevs} if method.is_smooth else {}
+    method = catalogue.by_word()[(attribution.methods or (DEFAULT_METHOD,))[0]]
+    noise = {"n_samples": attribution.n_samples, "stdevs": attribution.stdevs} if method.is_smooth else {}
     model, names = classifier.model, layers.names
     with suppress(Exception):  # of a network that cannot be changed, or has weights of more dimensions
         # The fastest for convolutional networks; their first convolution makes the images follow.
@@ -177,4 +159,4 @@ def _method(
         model, names = LogitsOf(model), [f"model.{name}" for name in names]
     name: Any = names[0] if len(names) == 1 else names
     reshape_transform = classifier.reshape_transform_of(layers)
-    return method.make(model, name, alpha=options.alpha, reshape_transform=reshape_transform), noise
+    return method.make(model, name, alpha=attribution.alpha, reshape_transform=reshape_transform), noise

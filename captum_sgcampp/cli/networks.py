@@ -1,4 +1,4 @@
-"""The networks of the command by their names, from torchvision, timm, Hugging Face, or a file of one's own."""
+"""Networks by name, from torchvision, timm, Hugging Face, or the user's own file."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,22 +7,23 @@ import torch
 from torch.fx import GraphModule
 from torch.nn import Module
 
-from captum_sgcampp.cli.arguments import DEFAULT_MODEL
 from captum_sgcampp.cli.classifier import Classifier
-from captum_sgcampp.cli.errors import CommandError, described, shown
+from captum_sgcampp.cli.errors import CommandError, described
+from captum_sgcampp.cli.options import DEFAULT_MODEL
+from captum_sgcampp.cli.paths import shown
 from captum_sgcampp.cli.weights import read_weights
 
 
 def load_classifier(
     name: str, device: torch.device, weights_file: Path | None = None, classes_file: Path | None = None
 ) -> Classifier:
-    """Builds a network with pretrained weights, or with those of a file.
+    """Builds a network with its pretrained weights, or with weights from a file.
 
     Args:
         name: A classifier of torchvision; timm:NAME; hf:NAME; or FILE.py:FUNCTION.
         device: Where the network runs.
         weights_file: A file with a state dict, for any number of classes. None takes the pretrained weights.
-        classes_file: A file with the names of the classes, one on each line. None takes those that the network brings.
+        classes_file: A file with the names of the classes, one per line. None takes those that come with the network.
 
     Raises:
         CommandError: The network is unknown, or it, its weights or its classes cannot be loaded.
@@ -56,10 +57,10 @@ def load_classifier(
 
 
 def _prepare(model: Module, name: str, device: torch.device) -> None:
-    """Moves a network to the device, in evaluation mode. One that refuses may already be as it shall be."""
+    """Moves a network to the device and into evaluation mode. One that refuses may already be there."""
     try:
         model.to(device)
-    except Exception as error:  # each kind of network has its own
+    except Exception as error:  # each kind of network raises its own
         if any(tensor.device.type != device.type for tensor in (*model.parameters(), *model.buffers())):
             raise CommandError(f"{name} cannot be moved to the device '{device}': {described(error)}") from error
     try:
@@ -76,5 +77,5 @@ def _read_classes(file: Path) -> list[str]:
     except OSError as error:
         raise CommandError(f"cannot read classes from {shown(file)}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise CommandError(f"cannot read classes from {shown(file)}: it is not a text in UTF-8") from error
+        raise CommandError(f"cannot read classes from {shown(file)}: it is not text in UTF-8") from error
     return [line.strip() for line in text.rstrip().splitlines()]

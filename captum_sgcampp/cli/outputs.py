@@ -1,4 +1,4 @@
-"""Where pictures and pages go. Nothing is written over a file that the command reads, or that it has written itself."""
+"""Where pictures and pages go. No file that the command reads or has written in this run is overwritten."""
 
 import os
 import sys
@@ -11,13 +11,14 @@ from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
 from captum_sgcampp._files import write_whole
-from captum_sgcampp.cli.errors import CommandError, one_line, shown
-from captum_sgcampp.cli.photographs import RESULT, Photograph, is_folder, standard_input
+from captum_sgcampp.cli.errors import CommandError, one_line
+from captum_sgcampp.cli.paths import is_folder, shown
+from captum_sgcampp.cli.photographs import RESULT, Photograph, standard_input
 from captum_sgcampp.explanation import Explanation
 from captum_sgcampp.page import save_page
 
 MAX_STEM = 200
-"""The most bytes of a photograph's name in that of its picture; most file systems take 255 in all."""
+"""How many bytes of a photograph's name its picture's name keeps; most file systems allow 255 in all."""
 
 
 def picture_files(
@@ -32,7 +33,7 @@ def picture_files(
         several: Whether several photographs, or those in a folder, were asked for.
 
     Raises:
-        CommandError: `output` cannot be the file or the folder that it has to be.
+        CommandError: `output` is a file and must be a folder, or cannot be written.
     """
     inputs = _inputs(photographs, read)
     if output and not several and not _is_folder(output):
@@ -47,7 +48,7 @@ def picture_files(
 
 
 def page_file(page: Path, photographs: Sequence[Photograph], read: Sequence[Path]) -> Path:
-    """The file of the page, an HTML file.
+    """The file of the page, with .html at its end unless it has an ending.
 
     Args:
         page: What was asked for.
@@ -70,10 +71,10 @@ def _checked(flag: str, file: Path, inputs: set[tuple[int, int]]) -> Path:
 
 
 def _inputs(photographs: Sequence[Photograph], read: Sequence[Path]) -> set[tuple[int, int]]:
-    """The files that must not be written over."""
+    """The files that must not be overwritten."""
     inputs = _identities([*read, *(photograph.file for photograph in photographs if photograph.file)])
-    if any(photograph.read is standard_input for photograph in photographs):
-        with suppress(AttributeError, OSError, ValueError):  # where there is none, or not of the system
+    if any(photograph.load is standard_input for photograph in photographs):
+        with suppress(AttributeError, OSError, ValueError):  # no standard input, or not a file of the system
             stat = os.fstat(sys.stdin.fileno())
             inputs.add((stat.st_dev, stat.st_ino))
     return inputs
@@ -93,7 +94,7 @@ def _single_file(file: Path, inputs: set[tuple[int, int]]) -> Path:
 
 
 def _free_file(place: Path, inputs: set[tuple[int, int]], taken: set[str]) -> Path:
-    """The first of PHOTOGRAPH.png, PHOTOGRAPH-2.png, ... that is neither read nor the picture of another photograph."""
+    """The first of PHOTOGRAPH.png, PHOTOGRAPH-2.png, ... that is neither an input nor another photograph's picture."""
     stem = place.stem
     if len(os.fsencode(stem)) > MAX_STEM:
         stem = os.fsencode(stem)[:MAX_STEM].decode("utf-8", "ignore")
@@ -109,10 +110,10 @@ def _free_file(place: Path, inputs: set[tuple[int, int]], taken: set[str]) -> Pa
 
 
 def _identities(files: Sequence[Path]) -> set[tuple[int, int]]:
-    """What tells files apart, whatever their names."""
+    """The device and inode of files, which tell them apart whatever their names."""
     identities = set()
     for file in files:
-        with suppress(OSError, ValueError):  # it does not exist, or cannot
+        with suppress(OSError, ValueError):  # no such file, or no such name
             stat = file.stat()
             identities.add((stat.st_dev, stat.st_ino))
     return identities
@@ -149,6 +150,6 @@ def _errors_of(file: Path) -> Iterator[None]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         yield
-    except Exception as error:  # each format has its own
+    except Exception as error:  # each format raises its own
         reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
         raise CommandError(f"cannot write {shown(file)}: {reason}") from error

@@ -1,4 +1,4 @@
-"""The photographs of a call: files, the images in folders, standard input, or an example."""
+"""The photographs to explain: files, the images in folders, standard input, or an example."""
 
 import os
 import sys
@@ -11,53 +11,56 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from captum_sgcampp.cli.arguments import EXAMPLE, FROM_STDIN
-from captum_sgcampp.cli.errors import CommandError, described, shown
+from captum_sgcampp.cli.errors import CommandError, brought_by, described
+from captum_sgcampp.cli.options import EXAMPLE, FROM_STDIN
+from captum_sgcampp.cli.paths import is_folder, shown
 from captum_sgcampp.explanation.photograph import to_rgb
 
 RESULT = "captum-sgcampp-"
-"""How the names of pictures begin that the command names by itself; folders are searched for others."""
+"""The prefix of pictures that the command names itself; the search of folders skips them."""
 MAX_ASPECT = 100
-"""How many times longer than wide a photograph may be; networks enlarge its short side to hundreds of pixels."""
+"""The largest ratio of a photograph's sides; networks enlarge the short one to hundreds of pixels."""
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 """Formats that Pillow recognizes but cannot read by itself."""
 
 
 class Photograph(NamedTuple):
-    """A photograph that has not been opened yet."""
+    """A photograph that has not been read yet."""
 
     name: str
-    """What it is called in messages and in the picture."""
+    """Its name in messages and in the picture."""
     place: Path
-    """Its file name, below the folder that was asked for if it was one: where its picture goes, below the output."""
+    """Its path below the folder that was given, or its file name: where its picture goes, below the output folder."""
     file: Path | None
     """The file; None for standard input and the example."""
-    read: Callable[[], Image.Image]
-    """Opens it; the image has any mode."""
+    load: Callable[[], Image.Image]
+    """Reads it, in the mode that it has."""
 
-    def open(self) -> Image.Image:
-        """Reads it, as 8-bit RGB.
+    def read(self) -> Image.Image:
+        """Reads it as 8-bit RGB.
 
         Raises:
             CommandError: It cannot be read.
         """
         try:
-            return opened(self.read())
+            return as_rgb(self.load())
+        except CommandError:
+            raise
         except UnidentifiedImageError as error:
             raise CommandError(f"{self.name} is not an image") from error
         except OSError as error:
             raise CommandError(f"cannot read {self.name}: {error.strerror or error}") from error
         except ValueError as error:
             raise CommandError(f"cannot read {self.name}: {error}") from error
-        except Exception as error:  # whatever a broken file makes Pillow do
+        except Exception as error:  # a broken file may make Pillow raise anything
             raise CommandError(f"cannot read {self.name}: {described(error)}") from error
 
 
-def opened(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
     """Converts an image to 8-bit RGB.
 
     Raises:
-        ValueError: It is too long, or its pixels cannot be converted.
+        ValueError: It is too long and narrow, or its pixels cannot be converted.
     """
     if max(image.size) > MAX_ASPECT * min(image.size):
         raise ValueError(f"it is {image.width} x {image.height}, more than {MAX_ASPECT} times longer than wide")
@@ -68,7 +71,7 @@ def find(arguments: Sequence[Path]) -> list[Photograph]:
     """Finds the photographs.
 
     Args:
-        arguments: Files, folders, and `-`. None at all stand for the example.
+        arguments: Files, folders, and `-`. Empty means the example.
 
     Raises:
         CommandError: A folder has no images, or cannot be read.
@@ -86,14 +89,6 @@ def find(arguments: Sequence[Path]) -> list[Photograph]:
     return found
 
 
-def is_folder(path: Path) -> bool:
-    """Whether there is a folder of this name; no name is too long to ask."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
-
-
 def _in_folder(folder: Path) -> list[Photograph]:
     extensions = _extensions()
     files = sorted(
@@ -109,7 +104,7 @@ def _in_folder(folder: Path) -> list[Photograph]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """The folders in a folder and the names of their files, without hidden ones; each folder once, also with links."""
+    """The folders in a folder and the names of their files, without hidden ones. Links are followed, once."""
 
     def refuse(error: OSError) -> None:
         raise CommandError(f"cannot read {shown(error.filename)}: {error.strerror}") from error
@@ -130,21 +125,22 @@ def _extensions() -> set[str]:
 
 
 def _reader(file: Path) -> Callable[[], Image.Image]:
-    return partial(_loaded, file)  # can be sent to another process
+    return partial(_load, file)  # can be sent to another process
 
 
-def _loaded(source: Any) -> Image.Image:
+def _load(source: Any) -> Image.Image:
     with Image.open(source) as image:
         image.load()
         return image
 
 
 def standard_input() -> Image.Image:
-    """Reads the image that standard input is."""
-    return _loaded(BytesIO(sys.stdin.buffer.read()))
+    """Reads an image from standard input."""
+    return _load(BytesIO(sys.stdin.buffer.read()))
 
 
 def _example() -> Image.Image:
-    from skimage import data
+    with brought_by("demo"):
+        from skimage import data
 
     return Image.fromarray(np.asarray(getattr(data, EXAMPLE)()))

@@ -1,4 +1,4 @@
-"""Weights that people have: state dicts and checkpoints with one in them, by torch.save or in safetensors."""
+"""Reads users' weight files, state dicts and checkpoints of torch.save or safetensors, and loads them into models."""
 
 import argparse
 import pickle
@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import Conv2d, Linear, Module
 
 from captum_sgcampp._torch import state_dict_without_prefix
-from captum_sgcampp.cli.errors import CommandError, described, shown
+from captum_sgcampp.cli.errors import CommandError, brought_by, described
+from captum_sgcampp.cli.paths import shown
 
 CONTAINERS = ("state_dict", "model_state_dict", "model", "state_dict_ema")
 """Where checkpoints keep the state dict."""
@@ -37,7 +38,7 @@ def read_weights(file: Path) -> Mapping[str, Tensor]:
     if not _is_state_dict(content):
         raise CommandError(
             f"cannot read weights from {shown(file)}: it holds no state dict (a model's parameters by name), neither "
-            f"as it is nor as {', '.join(CONTAINERS)}"
+            f"at its top level nor under {', '.join(CONTAINERS)}"
         )
     state: Mapping[str, Tensor] = content
     return state
@@ -45,18 +46,16 @@ def read_weights(file: Path) -> Mapping[str, Tensor]:
 
 def _load(file: Path) -> Any:
     if file.suffix == ".safetensors":
-        try:
+        with brought_by("demo"):
             from safetensors import SafetensorError
             from safetensors.torch import load_file
-        except ModuleNotFoundError as error:
-            raise CommandError(f"{shown(file)} needs safetensors; pip install safetensors brings it") from error
         try:
             return load_file(file)
         except SafetensorError as error:
             raise CommandError(f"cannot read weights from {shown(file)}: {described(error)}") from error
     allow = getattr(torch.serialization, "safe_globals", None)  # since torch 2.5
     try:
-        with allow([argparse.Namespace]) if allow else nullcontext():  # as training scripts keep their arguments
+        with allow([argparse.Namespace]) if allow else nullcontext():  # training scripts save their arguments
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
@@ -65,7 +64,7 @@ def _load(file: Path) -> Any:
             f"cannot read weights from {shown(file)}: it is not a file that torch.save wrote, or holds objects other "
             "than tensors, which could run code; save the state dict alone"
         ) from error
-    except Exception as error:  # whatever a file of another kind makes torch do
+    except Exception as error:  # another kind of file may make torch raise anything
         raise CommandError(
             f"cannot read weights from {shown(file)}: it is not a file that torch.save wrote ({described(error)})"
         ) from error
@@ -80,7 +79,7 @@ def _is_state_dict(content: Any) -> bool:
 
 
 def without_prefix(weights: Mapping[str, Tensor], model: Module) -> dict[str, Tensor]:
-    """Removes what DataParallel (`module.`), Lightning (`model.`) and the like put before each name, if it fits then.
+    """Removes the prefix that DataParallel (`module.`), Lightning (`model.`) and others put before each name, if any.
 
     Args:
         weights: A state dict.
@@ -94,15 +93,15 @@ def without_prefix(weights: Mapping[str, Tensor], model: Module) -> dict[str, Te
 
 
 def n_classes_of(weights: Mapping[str, Tensor], model: Module, n_classes: int) -> int:
-    """The number of classes of a state dict, from the weight of the classifier.
+    """The number of classes of a state dict, from the weight of the classification layer.
 
     Args:
         weights: The state dict.
-        model: A model of the same kind.
+        model: A model of the same architecture.
         n_classes: Its number of classes.
 
     Returns:
-        The number of rows of the classifier's weight. If the state dict lacks it, `n_classes`.
+        The number of rows of that weight. If the state dict lacks it, `n_classes`.
     """
     classifiers = [
         f"{name}.weight"
@@ -124,7 +123,7 @@ def load_weights(model: Module, weights: Mapping[str, Tensor], name: str) -> Non
         name: The name of the model, for messages.
 
     Raises:
-        CommandError: It does not fit the model. The message has the first names and shapes that differ.
+        CommandError: It does not fit the model. The message names the first parameters that differ, with their shapes.
     """
     fitting = without_prefix(weights, model)
     try:

@@ -8,10 +8,11 @@ from typing import Any
 from captum.attr import LayerAttribution
 from torch.utils.data import Dataset
 
+from captum_sgcampp._checks import require_integer
+from captum_sgcampp._files import remove_temporary_files
 from captum_sgcampp._passes import user_warnings
-from captum_sgcampp._passes.noise import images_at_once, require_integer
+from captum_sgcampp._passes.noise import images_at_once
 from captum_sgcampp.dataset.batch_maps import BatchMaps
-from captum_sgcampp.dataset.files import remove_temporary_files
 from captum_sgcampp.dataset.images import name_images, origin
 from captum_sgcampp.dataset.maps import Maps
 from captum_sgcampp.dataset.run import Run

@@ -13,7 +13,8 @@ from torch.nn import Module
 
 from captum_sgcampp._captum import TargetType, _format_additional_forward_args, _run_forward
 from captum_sgcampp._models.closures import modules_of
-from captum_sgcampp._probe.probe import LayerPass, LayerProbe
+from captum_sgcampp._probe.layer_pass import LayerPass
+from captum_sgcampp._probe.probe import LayerProbe
 from captum_sgcampp.dataset.neighbours import Outcome
 from captum_sgcampp.dataset.targets import BatchTarget, ImageTarget, Targets
 from captum_sgcampp.layers import dotted_name

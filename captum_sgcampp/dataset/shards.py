@@ -6,14 +6,15 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from torch import Tensor
 
-from captum_sgcampp.dataset.files import write_shared
+from captum_sgcampp._extras import missing
+from captum_sgcampp._files import write_whole
 from captum_sgcampp.dataset.settings import ATTRIBUTES, differences
 
 FORMAT = 1
@@ -104,7 +105,7 @@ class RunFolder:
             if any(self.path.glob("maps-*.safetensors")):
                 raise ValueError(f"output: {self.path} holds maps, but no {RECORD} that says of what.")
             text = json.dumps({"format": FORMAT, **vars(record)}, indent=1)
-            write_shared(file, lambda stream: stream.write(text.encode()), keep=True)
+            _write(file, text.encode(), keep=True)
         there = self.read_record()
         found = list(differences({**vars(there), "names": None}, {**vars(record), "names": None}))
         found = [text.removeprefix("settings.") for text in found]
@@ -188,13 +189,13 @@ class RunFolder:
         """
         from safetensors.torch import save  # noqa: PLC0415 - of an extra
 
-        # One entry, because safetensors writes several in any order, and the same run shall write the same bytes.
+        # One entry, because safetensors writes several in any order, and the same run must write the same bytes.
         content = save(maps, {"captum_sgcampp": json.dumps(settings)})
-        write_shared(self.maps_file(shard), lambda stream: stream.write(content))
+        _write(self.maps_file(shard), content)
         text = io.StringIO(newline="")
         csv.writer(text).writerows([Row._fields, *rows])
         rows_text = text.getvalue().encode("utf-8", "backslashreplace")  # as the names of images are written
-        write_shared(self.rows_file(shard), lambda stream: stream.write(rows_text))
+        _write(self.rows_file(shard), rows_text)
 
     def write_index(self, n_shards: int) -> None:
         """Joins the parts of the index.
@@ -211,7 +212,20 @@ class RunFolder:
                         index.write(header)
                     shutil.copyfileobj(part, index)
 
-        write_shared(self.path / INDEX, join)
+        _write(self.path / INDEX, join)
+
+
+def _write(file: Path, content: bytes | Callable[[BinaryIO], object], *, keep: bool = False) -> None:
+    """Writes a file whole or not at all, with an error that says how a run goes on."""
+    try:
+        write_whole(file, content, keep=keep)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"output: {os.strerror(error.errno or 0)}, while writing {file.name}. What was written before is whole, "
+            "and the same call goes on from there",
+            str(file.parent),
+        ) from error
 
 
 def _other_names(there: list[str], here: list[str]) -> list[str]:
@@ -225,4 +239,4 @@ def _other_names(there: list[str], here: list[str]) -> list[str]:
 def require_safetensors() -> None:
     """Raises an ImportError that says how to install safetensors, if it is missing."""
     if importlib.util.find_spec("safetensors") is None:
-        raise ImportError("The maps of a dataset need safetensors: pip install 'captum-sgcampp[maps]'.")
+        raise ImportError(f"{missing('safetensors', 'maps')}.")

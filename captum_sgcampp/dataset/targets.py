@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from captum_sgcampp._captum import TargetType
-from captum_sgcampp._passes.noise import require_integer
-from captum_sgcampp.methods.base import require_choice
+from captum_sgcampp._checks import require_choice, require_integer
 
 FixedTarget = int | tuple[int, ...]
 PREDICTED, LABEL = "predicted", "label"
@@ -55,8 +54,6 @@ class Targets:
         fixed = self.kind if isinstance(self.kind, list) else [self.kind]
         for target in fixed:
             for number in target if isinstance(target, tuple) else (target,):
-                if isinstance(number, bool):
-                    raise TypeError(f"target: must be an integer, but is {number!r}.")
                 require_integer("target", number, minimum=0)
         if not fixed or len(set(fixed)) < len(fixed):
             raise ValueError(f"target: must be one or several different targets, but is {self.kind!r}.")

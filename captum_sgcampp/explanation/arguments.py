@@ -1,16 +1,14 @@
 """The arguments of `explain` besides its input: the methods, the layers, and the classes of the model's output."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Integral
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.nn import Module
 
-from captum_sgcampp._passes.selection import index_of
+from captum_sgcampp._checks import require_choice, require_integer
 from captum_sgcampp.layers import dotted_name, find_layer
 from captum_sgcampp.methods import catalogue
-from captum_sgcampp.methods.base import require_choice
 from captum_sgcampp.methods.catalogue import Method
 
 ClassNames = Sequence[str] | Mapping[int, str]
@@ -41,14 +39,6 @@ def names_of_layers(model: Callable[..., Any], layers: Module | str | Sequence[M
     if not names or len(set(names.values())) < len(names):
         raise ValueError(f"layers: must be one or several different layers, but are {list(names.values())}.")
     return names
-
-
-def indices_of_classes(targets: Iterable[int]) -> list[int]:
-    """Class indices from integers of any type, such as a tensor's."""
-    try:
-        return [index_of(target) for target in targets]
-    except TypeError as error:
-        raise TypeError(f"targets: must be a list of class indices, but is {targets!r}: {error}.") from error
 
 
 def one_stdev(stdevs: float | Sequence[float]) -> float:
@@ -95,9 +85,8 @@ def choose_classes(scores: Tensor, targets: Sequence[int] | None, top_k: int) ->
     """
     n_classes = len(scores)
     if targets is None:
-        if isinstance(top_k, bool) or not isinstance(top_k, Integral):
-            raise TypeError(f"top_k: must be an integer, but is {top_k!r}.")
-        if not 1 <= top_k <= n_classes:
+        require_integer("top_k", top_k, minimum=1)
+        if top_k > n_classes:
             raise ValueError(f"top_k: must be from 1 to the {n_classes} classes, but is {top_k}.")
         return scores.argsort(descending=True)[:top_k].tolist()
     for target in targets:

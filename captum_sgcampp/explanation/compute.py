@@ -1,13 +1,13 @@
 """From a model and an input to an explanation: all methods, layers and targets by the same passes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Generator, Tensor
 from torch.nn import Module
 
 from captum_sgcampp._captum import _format_additional_forward_args
+from captum_sgcampp._checks import indices_of, require_choice
 from captum_sgcampp._passes.examples import as_one_example
 from captum_sgcampp._passes.maps import AllMaps, MapMaker, Weighting
 from captum_sgcampp._passes.noise import Noise
@@ -17,7 +17,6 @@ from captum_sgcampp.explanation.arguments import (
     ClassNames,
     choose_classes,
     chosen_methods,
-    indices_of_classes,
     names_of_classes,
     names_of_layers,
     one_stdev,
@@ -27,12 +26,11 @@ from captum_sgcampp.explanation.arguments import (
 from captum_sgcampp.explanation.example_view import ExampleView
 from captum_sgcampp.explanation.explanation import Explanation
 from captum_sgcampp.explanation.photograph import input_as_photograph, pixels
-from captum_sgcampp.explanation.recipe import Recipe, seed_of
+from captum_sgcampp.explanation.recipe import Recipe
 from captum_sgcampp.explanation.scores import ScoreReader
 from captum_sgcampp.formulas import ALPHAS
 from captum_sgcampp.layers import is_named
 from captum_sgcampp.methods import catalogue
-from captum_sgcampp.methods.base import require_choice
 
 METHODS = tuple(catalogue.by_name())
 """The methods that :func:`explain` knows."""
@@ -130,10 +128,6 @@ def explain(
     noise = Noise(
         n_samples if any(method.is_smooth for method in chosen) else 0, stdevs, n_samples_batch_size, generator
     )
-    noise.check((inputs,))
-    if noise.n_samples:
-        noise = replace(noise, generator=noise.source((inputs,)))  # already here, to know its seed
-    seed = seed_of(noise.generator)
     shown = input_as_photograph(inputs) if photograph is None else pixels(photograph)
     selection = Selection(filters, subset, region)
     # Other filters cost nothing, and the page shows them; only true derivatives are taken filter by filter.
@@ -148,7 +142,7 @@ def explain(
         read_scores=read_scores,
         show_progress=show_progress,
     )
-    indices = None if targets is None else indices_of_classes(targets)
+    indices = None if targets is None else indices_of("targets", targets, "class")
 
     def choose(output: Tensor) -> list[int]:
         require_row_of_scores(output)
@@ -163,7 +157,7 @@ def explain(
         model_name=model_name or type(model).__name__,
         n_samples=noise.n_samples,
         stdevs=stdevs,
-        seed=seed,
+        seed=found.seed,
         alpha=alpha,
         derivatives=derivatives,
         has_reshape_transform=reshape_transform is not None,

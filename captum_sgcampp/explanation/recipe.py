@@ -3,9 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
-from torch import Generator
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -33,12 +30,3 @@ class Recipe:
         if self.n_samples:
             words += f"; noise: n = {self.n_samples}, \N{GREEK SMALL LETTER SIGMA} = {self.stdevs:g}"
         return words
-
-
-def seed_of(generator: object) -> int | None:
-    """The seed that a generator was given, if it has not been used since; otherwise None."""
-    if not isinstance(generator, Generator):
-        return None
-    seed = generator.initial_seed()
-    fresh = Generator(generator.device).manual_seed(seed)
-    return seed if torch.equal(fresh.get_state(), generator.get_state()) else None

@@ -1,6 +1,6 @@
 """The base of all class activation maps: weights times a layer's activations."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_sgcampp._captum import TargetType, _format_outputs, log_usage
+from captum_sgcampp._checks import require_choice
 from captum_sgcampp._passes.examples import as_examples
 from captum_sgcampp._passes.layer_view import LayerView
 from captum_sgcampp._passes.maps import MapMaker, Weighting
@@ -228,7 +229,6 @@ class CamAttribution(LayerAttribution, GradientAttribution):
     ) -> tuple[Any, ...]:
         """Computes what `attribute` returns for each of the targets."""
         inputs = as_examples(inputs)
-        arguments.noise.check(inputs)
         layers = self.layer if isinstance(self.layer, list) else [self.layer]
         maker = MapMaker(
             self.forward_func,
@@ -257,12 +257,6 @@ class CamAttribution(LayerAttribution, GradientAttribution):
                 by_layer[at_layer.layer] += (at_layer.of_each[0].attribution,)
             attributions.append(_format_outputs(isinstance(self.layer, list), [by_layer[layer] for layer in layers]))
         return tuple(attributions)
-
-
-def require_choice(name: str, value: object, choices: Collection[str]) -> None:
-    """Raises a ValueError if a parameter is not one of its choices."""
-    if value not in choices:
-        raise ValueError(f"{name}: must be one of {', '.join(map(repr, choices))}, but is {value!r}.")
 
 
 def _as_list(targets: Iterable[TargetType]) -> list[TargetType]:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import Module
 
+from captum_sgcampp._checks import require_choice
 from captum_sgcampp.formulas import ALPHAS, Derivatives, grad_cam_pp_weights
-from captum_sgcampp.methods.base import CamAttribution, require_choice
+from captum_sgcampp.methods.base import CamAttribution
 from captum_sgcampp.methods.smooth_base import SmoothCamAttribution
 
 

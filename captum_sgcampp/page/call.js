@@ -1,33 +1,36 @@
 // The Python call that returns the shown map.
 
+import { DATA } from "./data.js";
+import { boxOf } from "./maps.js";
+
 /** The string as Python writes it; JSON's form is one of Python's. */
 const python = (text) => JSON.stringify(text);
 
 const LINE = 80;
 
-const CLASSES = {
-  "Grad-CAM++": "LayerGradCamPlusPlus",
-  "Smooth Grad-CAM++": "LayerSmoothGradCAMpp",
-  "Smooth Layer-CAM": "LayerSmoothLayerCAM",
-};
+/** The row of a method in the table. */
+const methodOf = ({ method }) => DATA.methods.find(({ name }) => name === method);
 
 /** The code that returns the map as `attribution`, given `model`, its input `x`, and what `callNotes` names. */
-function pythonCall(recipe, layer, state) {
-  // The methods take models that return a tensor. Captum's Grad-CAM has no reshape_transform, and LayerSmoothLayerCAM
-  // weights all noisy copies alike.
-  if (recipe.scoresWithin) return throughExplain(recipe, layer, state);
-  if (state.method === "Grad-CAM") return (recipe.reshaped ? throughExplain : captums)(recipe, layer, state);
-  const weighted = recipe.derivatives === "exp" && isNoisy(recipe, state);
-  return (state.method === "Smooth Layer-CAM" && weighted ? throughExplain : ours)(recipe, layer, state);
+export function pythonCall(recipe, layer, state) {
+  const { className, settings } = methodOf(state);
+  const isCaptums = className.startsWith("captum.");
+  // The methods take models that return a tensor. Those of Captum have no reshape_transform, and those without the
+  // source of the derivatives weight all noisy copies alike.
+  const isExplains =
+    recipe.scoresWithin ||
+    (isCaptums && recipe.reshaped) ||
+    (!settings.includes("derivatives") && recipe.derivatives === "exp" && isNoisy(recipe, state));
+  if (isExplains) return throughExplain(recipe, layer, state);
+  return (isCaptums ? captums : ours)(recipe, layer, state);
 }
 
 function ours(recipe, layer, state) {
-  const { method, neurons, region } = state;
+  const { neurons, region } = state;
+  const method = methodOf(state);
   const noisy = isNoisy(recipe, state);
-  // Without noise, Smooth Grad-CAM++ is Grad-CAM++.
-  const name = CLASSES[noisy || method === "Smooth Layer-CAM" ? method : "Grad-CAM++"];
-  const settings = ["model", layer.named ? python(layer.name) : "layer"];
-  if (method !== "Smooth Layer-CAM") settings.push(...formula(recipe));
+  const [room, name] = split(noisy ? method.className : method.withoutNoise);
+  const settings = ["model", layer.named ? python(layer.name) : "layer", ...formula(recipe, method.settings)];
   if (recipe.reshaped) settings.push("reshape_transform=reshape_transform");
   const parameters = inputs(recipe, state);
   if (noisy) parameters.push(...noise(recipe));
@@ -38,34 +41,39 @@ function ours(recipe, layer, state) {
   if (region) parameters.push("region=True");
   return [
     ...(noisy && recipe.seed !== null ? ["import torch"] : []),
-    `from captum_sgcampp import ${name}`,
+    `from ${room} import ${name}`,
     "",
     `method = ${name}(${settings.join(", ")})`,
     `attribution = method.attribute(${wrapped(parameters)})`,
   ].join("\n");
 }
 
+/** The module and the name of a class. */
+const split = (path) => [path.slice(0, path.lastIndexOf(".")), path.slice(path.lastIndexOf(".") + 1)];
+
 function captums(recipe, layer, state) {
+  const [room, name] = split(methodOf(state).className);
   const filters = summedFilters(layer, state);
   const parameters = [...inputs(recipe, state), filters.length ? "attr_dim_summation=False" : "relu_attributions=True"];
   const attribution = `method.attribute(${wrapped(parameters)})${filters.length ? sumOf(filters) : ""}`;
   return [
     ...(state.neurons.length ? ["import torch"] : []),
-    "from captum.attr import LayerGradCam",
+    `from ${room} import ${name}`,
     "",
-    `method = LayerGradCam(model, ${layer.named ? `model.get_submodule(${python(layer.name)})` : "layer"})`,
+    `method = ${name}(model, ${layer.named ? `model.get_submodule(${python(layer.name)})` : "layer"})`,
     `attribution = ${attribution}`,
     ...onlyAt(state),
   ].join("\n");
 }
 
 function throughExplain(recipe, layer, state) {
+  const { smooth, settings } = methodOf(state);
   const parameters = ["model", "x", layer.named ? python(layer.name) : "layer", `targets=[${state.target}]`];
   parameters.push(`methods=[${python(state.method)}]`);
   if (recipe.forwardArgs) parameters.push("additional_forward_args=additional_forward_args");
   if (isNoisy(recipe, state)) parameters.push(...noise(recipe));
-  else if (state.method.startsWith("Smooth")) parameters.push("n_samples=0");
-  if (state.method !== "Grad-CAM") parameters.push(...formula(recipe));
+  else if (smooth) parameters.push("n_samples=0");
+  if (smooth || settings.length) parameters.push(...formula(recipe, ["alpha", "derivatives"]));
   if (recipe.reshaped) parameters.push("reshape_transform=reshape_transform");
   const filters = summedFilters(layer, state);
   const name = python(layer.name);
@@ -85,7 +93,7 @@ function throughExplain(recipe, layer, state) {
   ].join("\n");
 }
 
-const isNoisy = (recipe, { method }) => method.startsWith("Smooth") && recipe.samples > 0;
+const isNoisy = (recipe, state) => methodOf(state).smooth && recipe.samples > 0;
 const list = (items) => `[${items.join(", ")}]`;
 const sumOf = (filters) => `[:, ${list(filters)}].sum(dim=1, keepdim=True).relu()`;
 
@@ -103,11 +111,12 @@ function noise({ samples, stdevs, seed }) {
   return [`n_samples=${samples}`, `stdevs=${stdevs}`, `generator=${generator}`];
 }
 
-function formula({ alpha, derivatives }) {
-  return [
-    ...(alpha === "bounded" ? [] : [`alpha=${python(alpha)}`]),
-    ...(derivatives === "powers" ? [] : [`derivatives=${python(derivatives)}`]),
-  ];
+const DEFAULTS = { alpha: "bounded", derivatives: "powers" };
+
+/** The settings of the formula that are not the default. */
+function formula(recipe, settings) {
+  const given = settings.filter((key) => recipe[key] !== DEFAULTS[key]);
+  return given.map((key) => `${key}=${python(recipe[key])}`);
 }
 
 /** The lines that set the other neurons to zero. */
@@ -136,7 +145,7 @@ function wrapped(parameters) {
 }
 
 /** What the names in the call stand for. */
-function callNotes(recipe, layer, state) {
+export function callNotes(recipe, layer, state) {
   const given = ["model", "x"];
   if (recipe.forwardArgs) given.push("additional_forward_args");
   if (recipe.reshaped) given.push("reshape_transform");

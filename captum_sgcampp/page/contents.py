@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 
+from captum_sgcampp.methods import catalogue
 from captum_sgcampp.page.packing import pack_colors, pack_floats, pack_halves, pack_photograph
 from captum_sgcampp.picture import COLOR_MAP
 
@@ -32,8 +33,26 @@ def contents(explanations: Sequence["Explanation"], max_bytes: int) -> dict[str,
     colors = mpl.colormaps[COLOR_MAP](np.arange(256), bytes=True)
     return {
         "colors": pack_colors(colors),
+        "methods": [_method(method) for method in catalogue.by_name().values()],
         "photographs": [_photograph(explanation, max_bytes) for explanation in explanations],
     }
+
+
+def _method(method: catalogue.Method) -> dict[str, Any]:
+    """What the page's calls need to know of a method."""
+    return {
+        "name": method.name,
+        "className": _path(method),
+        "smooth": method.is_smooth,
+        "settings": [] if method.captums else [one for one in ("alpha", "derivatives") if method.takes(one)],
+        # Where the table has no class without noise, it is the same class, which adds none by default.
+        "withoutNoise": _path(catalogue.by_name().get(method.without_noise or "", method)),
+    }
+
+
+def _path(method: catalogue.Method) -> str:
+    """The class to call, which is Captum's own where it has one, with its module."""
+    return f"captum.attr.{method.captums}" if method.captums else f"{method.module}.{method.class_name}"
 
 
 def _photograph(explanation: "Explanation", max_bytes: int) -> dict[str, Any]:
@@ -45,15 +64,17 @@ def _photograph(explanation: "Explanation", max_bytes: int) -> dict[str, Any]:
     if not layers:
         raise ValueError("layers: the page can show none. " + " ".join(one["why"] for one in left_out))
     recipe = explanation.recipe
+    methods = list(dict.fromkeys(method for method, _, _ in explanation.maps))
     return {
         "title": str(explanation.title),
         "model": recipe.model_name,
         "image": pack_photograph(explanation.photograph),
         "classes": [_class(explanation, target) for target in explanation.targets],
-        "methods": list(dict.fromkeys(method for method, _, _ in explanation.maps)),
+        "methods": methods,
         "layers": layers,
         "leftOut": left_out,
         "opening": {
+            "method": catalogue.DEFAULT if catalogue.DEFAULT in methods else methods[0],
             "filters": list(dict.fromkeys(explanation.selection.filters or ())),
             "neurons": list(dict.fromkeys(explanation.selection.subset or ())),
             "region": explanation.selection.region,

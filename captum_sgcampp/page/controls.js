@@ -1,16 +1,16 @@
-// The pieces of the page that are made from data: lists of choices, filters, numbers.
+// The elements of the page, and those that are made from data: lists of choices, filters, numbers.
 
-const element = (id) => document.getElementById(id);
+export const element = (id) => document.getElementById(id);
 
-function create(tag, className, text) {
+export function create(tag, className, text) {
   const created = document.createElement(tag);
   if (className) created.className = className;
   if (text !== undefined) created.textContent = text;
   return created;
 }
 
-/** A number with three significant digits. */
-function digits(value) {
+/** A number with three significant digits, or from a thousand to ten thousand with the four before the point. */
+export function digits(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
   if (size >= 999.5 && size < 1e4) return value.toFixed(0).replace("-", "\u2212");
@@ -18,7 +18,7 @@ function digits(value) {
   return text.replace("-", "\u2212").replace("e\u2212", "e-").replace("e+", "e");
 }
 
-function percent(share) {
+export function percent(share) {
   if (share === null) return "\u2013";
   return `${(100 * share).toFixed(1).replace(/^-0\.0$/, "0.0")}\u202f%`.replace("-", "\u2212");
 }
@@ -30,7 +30,7 @@ function percent(share) {
  * @param choose What to do with the value that is chosen.
  * @param peek What to do with the value that is pointed at, and with null afterwards.
  */
-function fillRadios(fieldset, choices, choose, peek = () => {}) {
+export function fillRadios(fieldset, choices, choose, peek = () => {}) {
   fieldset.querySelectorAll("label").forEach((label) => label.remove());
   for (const { value, label, aside, bar, image } of choices) {
     const row = create("label");
@@ -59,7 +59,7 @@ function fillRadios(fieldset, choices, choose, peek = () => {}) {
   }
 }
 
-function checkRadio(fieldset, value) {
+export function checkRadio(fieldset, value) {
   for (const input of fieldset.querySelectorAll("input")) input.checked = input.value === String(value);
 }
 
@@ -69,7 +69,7 @@ function checkRadio(fieldset, value) {
  * @param peek What to do while it is pointed at, and with null afterwards.
  * @param choose What to do with a click.
  */
-function filterButton(number, share, peek, choose) {
+export function filterButton(number, share, peek, choose) {
   const button = create("button", "filter");
   button.type = "button";
   button.dataset.filter = number;
@@ -81,30 +81,4 @@ function filterButton(number, share, peek, choose) {
   button.addEventListener("blur", () => peek(null));
   button.addEventListener("click", () => choose(number));
   return button;
-}
-
-/** Copies text, also where the page is in a frame that may not use the clipboard directly. */
-async function copyText(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    const area = create("textarea");
-    area.value = text;
-    document.body.append(area);
-    area.select();
-    const copied = document.execCommand("copy");
-    area.remove();
-    return copied;
-  }
-}
-
-function downloadCanvas(canvas, name) {
-  canvas.toBlob((blob) => {
-    const link = create("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-  });
 }

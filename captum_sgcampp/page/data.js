@@ -1,9 +1,11 @@
-"use strict";
 // What Python packed into the page, and how its tensors are read.
 
-const DATA = JSON.parse(document.getElementById("data").textContent);
+export const DATA = JSON.parse(document.getElementById("data").textContent);
 
-/** The values of the 65536 half-precision numbers that are finite. */
+/**
+ * The value of each of the 65536 patterns of bits in half precision. Python packs finite values only, so that the entries
+ * for infinities and NaN, those with the largest exponent, are never read.
+ */
 const HALVES = new Float32Array(1 << 16);
 for (let bits = 0; bits < HALVES.length; bits++) {
   const sign = bits & 0x8000 ? -1 : 1;
@@ -12,7 +14,7 @@ for (let bits = 0; bits < HALVES.length; bits++) {
   HALVES[bits] = sign * (exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24);
 }
 
-function bytesOf(base64) {
+export function bytesOf(base64) {
   const characters = atob(base64);
   const bytes = new Uint8Array(characters.length);
   for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
@@ -32,10 +34,10 @@ async function unpack(packed) {
 
 const loaded = new Map();
 
-const keyOf = (photograph, name) => `${photograph} ${name}`;
+export const keyOf = (photograph, name) => `${photograph} ${name}`;
 
 /** A layer of a photograph, read once. */
-function loadLayer(photograph, name) {
+export function loadLayer(photograph, name) {
   const key = keyOf(photograph, name);
   if (!loaded.has(key)) loaded.set(key, readLayer(photograph, name, key));
   return loaded.get(key);
@@ -69,3 +71,6 @@ async function readLayer(photograph, name, key) {
     weights,
   };
 }
+
+/** The weights of a layer for the method and the target of a state. */
+export const weightsOf = (layer, { method, target }) => layer.weights[method][target];

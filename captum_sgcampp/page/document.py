@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 
 from captum_sgcampp._files import write_whole
 from captum_sgcampp.page.contents import MAX_BYTES, contents
+from captum_sgcampp.page.scripts import join
 
 if TYPE_CHECKING:
     from captum_sgcampp.explanation import Explanation
-
-SCRIPTS = ("data.js", "maps.js", "state.js", "call.js", "drawing.js", "controls.js", "page.js", "inputs.js")
-"""The scripts, each of which uses those before it."""
 
 
 def save_page(explanations: Iterable["Explanation"], path: str | PathLike[str], max_bytes: int = MAX_BYTES) -> None:
@@ -76,7 +74,7 @@ def document(explanations: Iterable["Explanation"], max_bytes: int) -> str:
     explanations = list(explanations)
     files = resources.files(__package__)
     style = files.joinpath("page.css").read_text(encoding="utf-8")
-    script = "\n".join(files.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
+    script = join("main.js", lambda name: files.joinpath(name).read_text(encoding="utf-8"))
     titles = ", ".join(filter(None, (str(explanation.title) for explanation in explanations)))
     parts = {
         "title": html.escape(titles.encode("utf-8", "replace").decode("utf-8") or "Explanation"),

@@ -1,5 +1,8 @@
 // Maps as pictures.
 
+import { bytesOf, DATA } from "./data.js";
+import { boxOf } from "./maps.js";
+
 /** The 256 colors from zero to the maximum, each as the four bytes of a pixel. */
 const COLORS = new Uint32Array(bytesOf(DATA.colors).buffer);
 
@@ -15,14 +18,14 @@ function fill(canvas, width, height, pixels) {
 }
 
 /** Draws values with a color for each square, one pixel a square; the browser enlarges them. */
-function drawSquares(canvas, values, rows, columns, maximum) {
+export function drawSquares(canvas, values, rows, columns, maximum) {
   const pixels = new Uint32Array(values.length);
   for (let i = 0; i < pixels.length; i++) pixels[i] = colorOf(values[i], maximum);
   fill(canvas, columns, rows, pixels);
 }
 
 /** Draws values interpolated between the centers of the squares, as LayerAttribution.interpolate with "bilinear". */
-function drawSmooth(canvas, values, rows, columns, maximum, width, height) {
+export function drawSmooth(canvas, values, rows, columns, maximum, width, height) {
   const pixels = new Uint32Array(width * height);
   const across = between(columns, width);
   const down = between(rows, height);
@@ -53,22 +56,22 @@ function between(size, length) {
 }
 
 /** Draws the colors from zero to the maximum. */
-function drawLegend(canvas) {
+export function drawLegend(canvas) {
   drawSquares(canvas, Float64Array.from({ length: 256 }, (_, i) => i), 1, 256, 255);
 }
 
 /** The boxes around the chosen neurons, [row, column, height, width]. */
-function outlines(neurons, region) {
+export function outlines(neurons, region) {
   if (!region) return neurons.map(([row, column]) => [row, column, 1, 1]);
   const [top, bottom, left, right] = boxOf(neurons);
   return [[top, left, bottom - top + 1, right - left + 1]];
 }
 
 /** How bright the photograph is behind the map: at full opacity, white is no brighter than a third of the maximum. */
-const brightnessBehind = (opacity) => 1 - 0.68 * (opacity / 100);
+export const brightnessBehind = (opacity) => 1 - 0.68 * (opacity / 100);
 
-/** The picture as a canvas of its own: the photograph, the map over it, and the outlines. */
-function compose(photograph, map, layer, state) {
+/** The picture as a canvas of its own: the photograph, or the map with or without it behind and the outlines. */
+export function compose(photograph, map, layer, state) {
   const canvas = document.createElement("canvas");
   const factor = Math.max(1, Math.ceil(640 / Math.max(photograph.naturalWidth, photograph.naturalHeight)));
   canvas.width = factor * photograph.naturalWidth;
@@ -101,4 +104,4 @@ function compose(photograph, map, layer, state) {
 }
 
 /** Whether the map is interpolated. Chosen neurons are not: that would blur them into those that are not chosen. */
-const isSmooth = (state) => state.drawn === "smooth" && !state.neurons.length;
+export const isSmooth = (state) => state.drawn === "smooth" && !state.neurons.length;

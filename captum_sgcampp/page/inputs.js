@@ -1,81 +1,72 @@
 // What one does with the page: pointing, clicking, keys, typing, buttons.
 
+import { element } from "./controls.js";
+import { compose } from "./drawing.js";
+import { copyText, downloadCanvas } from "./outputs.js";
+import { showOpacity } from "./picture.js";
+import { filtersFromText, fromFragment, hasFilter, hasNeuron, neuronsFromText, toFragment } from "./state.js";
+import { store } from "./store.js";
+
+let timer;
+
 /** Says something for a moment. */
 function tell(text) {
   element("status").textContent = text;
-  clearTimeout(tell.timer);
-  tell.timer = setTimeout(() => (element("status").textContent = ""), 4000);
+  clearTimeout(timer);
+  timer = setTimeout(() => (element("status").textContent = ""), 4000);
 }
 
 // Neurons, by pointer and by keyboard
 
 function neuronAt({ clientX, clientY }) {
+  const { layer } = store.now;
   const { left, top, width, height } = element("marks").getBoundingClientRect();
   const place = (offset, length, size) => Math.min(Math.max(Math.floor((offset / length) * size), 0), size - 1);
   return [place(clientY - top, height, layer.rows), place(clientX - left, width, layer.columns)];
 }
 
-function pointAt(neuron) {
-  if (String(neuron) === String(pointed)) return;
-  pointed = neuron;
-  const isRegion = corner && pointed && String(corner) !== String(pointed);
-  peek = isRegion ? { neurons: [corner, pointed], region: true } : {};
-  if (corner) showPicture();
-  else showMarks(state);
-  showReadout();
-}
-
-/** Keeps the neuron that is pointed at, or the region from the corner to it. */
-function keep() {
-  const isRegion = corner && String(corner) !== String(pointed);
-  const changes = isRegion
-    ? { neurons: [corner, pointed], region: true }
-    : { neurons: toggle(state.region ? [] : state.neurons, pointed), region: false };
-  corner = null;
-  choose(changes);
-}
-
-function leave() {
-  corner = null;
-  pointed = null;
-  peek = {};
-  if (!isReady()) return;
-  showPicture();
-  showReadout();
-}
-
-picture.addEventListener("pointerdown", (event) => {
-  if (event.button || !isReady()) return;
-  picture.setPointerCapture(event.pointerId);
-  pointAt(neuronAt(event));
-  corner = pointed;
-});
-picture.addEventListener("pointermove", (event) => isReady() && pointAt(neuronAt(event)));
-picture.addEventListener("pointerup", () => isReady() && corner && keep());
-for (const name of ["pointercancel", "pointerleave", "blur"]) picture.addEventListener(name, leave);
-
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
-picture.addEventListener("keydown", (event) => {
-  if (!isReady() || event.ctrlKey || event.metaKey || event.altKey) return;
+/** Points at the neuron beside the one that is pointed at, or chosen, or in the middle. */
+function step(direction, draws) {
+  const { state, layer, pointed, corner } = store.now;
+  const sizes = [layer.rows, layer.columns];
+  const from = pointed ?? state.neurons.at(-1) ?? sizes.map((size) => size >> 1);
+  store.drawFrom(draws ? (corner ?? from) : null);
+  store.pointAt(from.map((place, axis) => Math.min(Math.max(place + direction[axis], 0), sizes[axis] - 1)));
+}
+
+function pressKey(event) {
+  if (!store.isReady || event.ctrlKey || event.metaKey || event.altKey) return;
+  const { state, pointed, corner } = store.now;
   if (event.key in STEPS) {
-    const sizes = [layer.rows, layer.columns];
-    const from = pointed ?? state.neurons.at(-1) ?? sizes.map((size) => size >> 1);
-    const step = STEPS[event.key];
-    corner = event.shiftKey ? (corner ?? from) : null;
-    pointAt(from.map((place, axis) => Math.min(Math.max(place + step[axis], 0), sizes[axis] - 1)));
+    step(STEPS[event.key], event.shiftKey);
   } else if ((event.key === "Enter" || event.key === " ") && pointed) {
-    keep();
+    store.keep();
   } else if (event.key === "Escape") {
-    if (corner) leave();
-    else if (state.neurons.length) choose({ neurons: [] });
+    if (corner) store.leave();
+    else if (state.neurons.length) store.choose({ neurons: [] });
   } else {
     return;
   }
   event.preventDefault();
-});
+}
 
-// All other controls
+function listenToPicture() {
+  const picture = element("picture");
+  picture.addEventListener("pointerdown", (event) => {
+    if (event.button || !store.isReady) return;
+    picture.setPointerCapture(event.pointerId);
+    store.pointAt(neuronAt(event));
+    store.drawFrom(store.now.pointed);
+  });
+  picture.addEventListener("pointermove", (event) => store.isReady && store.pointAt(neuronAt(event)));
+  picture.addEventListener("pointerup", () => store.isReady && store.now.corner && store.keep());
+  for (const name of ["pointercancel", "pointerleave", "blur"]) picture.addEventListener(name, () => store.leave());
+  picture.addEventListener("keydown", pressKey);
+}
+
+// What is typed
 
 function onTyped(id, pattern, example, read) {
   element(id).addEventListener("change", ({ target }) => {
@@ -86,60 +77,74 @@ function onTyped(id, pattern, example, read) {
     }
     const [changes, refused] = read(target.value);
     if (refused.length) tell(`This layer has no ${id === "filters" ? "filter" : "neuron"} ${refused.join(" and no ")}.`);
-    choose(changes);
+    store.choose(changes);
   });
 }
 
-const packedLayer = () => photograph().layers.find(({ name }) => name === state.layer);
+const packedLayer = () => store.photograph.layers.find(({ name }) => name === store.now.state.layer);
 
-onTyped("filters", /-?\d+/g, "10, 32", (text) => {
-  const filters = filtersFromText(text);
-  return [{ filters }, filters.filter((number) => !hasFilter(packedLayer(), number))];
-});
-onTyped("neurons", /-?\d+\s*,\s*-?\d+/g, "2,4 9,10", (text) => {
-  const neurons = neuronsFromText(text);
-  return [{ neurons }, neurons.filter((neuron) => !hasNeuron(packedLayer(), neuron))];
-});
-element("region").addEventListener("change", ({ target }) => choose({ region: target.checked }));
-element("opacity").addEventListener("input", ({ target }) => setOpacity(target.value));
-element("opacity").addEventListener("change", ({ target }) => choose({ opacity: Number(target.value) }));
-element("undo").addEventListener("click", undo);
-element("clear").addEventListener("click", () => {
-  if (state.filters.length || state.neurons.length) choose({ filters: [], neurons: [] });
-});
-element("more").addEventListener("click", () => {
-  if (!isReady()) return;
-  const shown = element("strip").children.length;
-  stripLength += IN_STRIP;
-  showStrip();
-  element("strip").children[shown].focus();
-});
-element("copy").addEventListener("click", async () => {
+function listenToFields() {
+  onTyped("filters", /-?\d+/g, "10, 32", (text) => {
+    const filters = filtersFromText(text);
+    return [{ filters }, filters.filter((number) => !hasFilter(packedLayer(), number))];
+  });
+  onTyped("neurons", /-?\d+\s*,\s*-?\d+/g, "2,4 9,10", (text) => {
+    const neurons = neuronsFromText(text);
+    return [{ neurons }, neurons.filter((neuron) => !hasNeuron(packedLayer(), neuron))];
+  });
+  element("region").addEventListener("change", ({ target }) => store.choose({ region: target.checked }));
+  element("opacity").addEventListener("input", ({ target }) => showOpacity(target.value));
+  element("opacity").addEventListener("change", ({ target }) => store.choose({ opacity: Number(target.value) }));
+}
+
+// Buttons, and what the browser does
+
+function clear() {
+  const { filters, neurons } = store.now.state;
+  if (filters.length || neurons.length) store.choose({ filters: [], neurons: [] });
+}
+
+function showMore() {
+  if (!store.isReady) return;
+  const before = element("strip").children.length;
+  store.showMore();
+  element("strip").children[before].focus();
+}
+
+async function copy() {
   tell((await copyText(element("call").textContent)) ? "Copied." : "The browser does not allow copying here.");
-});
-element("download").addEventListener("click", () => {
-  const { title, classes } = photograph();
+}
+
+function download() {
+  if (!store.isReady) return;
+  const { state, layer } = store.now;
+  const { title, classes } = store.photograph;
   const { name } = classes.find(({ target }) => target === state.target);
   const words = [title, state.layer, name, state.method].join(" ").match(/[\p{L}\p{N}_.+]+/gu) ?? ["map"];
   downloadCanvas(compose(element("photograph"), element("map"), layer, state), `${words.join("-")}.png`);
-});
-document.addEventListener("keydown", (event) => {
-  const isUndo = event.key === "z" && (event.ctrlKey || event.metaKey) && !event.shiftKey;
-  if (!isUndo || event.target.matches?.(".typed input")) return;
-  event.preventDefault();
-  undo();
-});
-addEventListener("hashchange", () => {
-  if (location.hash.slice(1) === toFragment(state)) return;
-  past.push(state);
-  state = fromFragment(location.hash.slice(1));
-  show();
-});
+}
 
-element("photographs").hidden = DATA.photographs.length === 1;
-const ofPhotographs = DATA.photographs.map(({ title, image }, number) => {
-  return { value: number, label: title || `Photograph ${number + 1}`, image: image.url };
-});
-fillRadios(element("photographs"), ofPhotographs, (number) => choose({ photograph: number }));
-drawLegend(element("legend"));
-show().catch((error) => (element("title").textContent = `This browser cannot read the page: ${error.message}`));
+function listenToButtons() {
+  const clicked = { undo: () => store.undo(), clear, more: showMore, copy, download };
+  for (const [id, act] of Object.entries(clicked)) element(id).addEventListener("click", act);
+}
+
+function listenToBrowser() {
+  document.addEventListener("keydown", (event) => {
+    const isUndo = event.key === "z" && (event.ctrlKey || event.metaKey) && !event.shiftKey;
+    if (!isUndo || event.target.matches?.(".typed input")) return;
+    event.preventDefault();
+    store.undo();
+  });
+  addEventListener("hashchange", () => {
+    const fragment = location.hash.slice(1);
+    if (fragment !== toFragment(store.now.state)) store.open(fromFragment(fragment));
+  });
+}
+
+export function listen() {
+  listenToPicture();
+  listenToFields();
+  listenToButtons();
+  listenToBrowser();
+}

@@ -26,13 +26,13 @@ function weightedSum(layer, weights, filters) {
 const sums = new WeakMap();
 
 /** The weighted sum over all filters, computed once for each set of weights. */
-function wholeSum(layer, weights) {
+export function wholeSum(layer, weights) {
   if (!sums.has(weights)) sums.set(weights, weightedSum(layer, weights, []));
   return sums.get(weights);
 }
 
 /** The positions of the chosen neurons, or null for all: the neurons themselves, or the box between two of them. */
-function positionsOf(layer, neurons, region) {
+export function positionsOf(layer, neurons, region) {
   if (!neurons.length) return null;
   if (!region) return neurons.map(([row, column]) => row * layer.columns + column);
   const [top, bottom, left, right] = boxOf(neurons);
@@ -44,7 +44,7 @@ function positionsOf(layer, neurons, region) {
 }
 
 /** The first and last row and the first and last column of a box between two corners. */
-function boxOf([[row, column], [otherRow, otherColumn]]) {
+export function boxOf([[row, column], [otherRow, otherColumn]]) {
   return [
     Math.min(row, otherRow),
     Math.max(row, otherRow),
@@ -54,7 +54,7 @@ function boxOf([[row, column], [otherRow, otherColumn]]) {
 }
 
 /** The map: the rectified sum, zero except at the chosen neurons. */
-function mapOf(layer, weights, filters, neurons, region) {
+export function mapOf(layer, weights, filters, neurons, region) {
   const sum = filters.length ? weightedSum(layer, weights, filters) : wholeSum(layer, weights);
   const rectified = sum.map((value) => Math.max(value, 0));
   const chosen = positionsOf(layer, neurons, region);
@@ -64,7 +64,7 @@ function mapOf(layer, weights, filters, neurons, region) {
   return map;
 }
 
-function largest(values) {
+export function largest(values) {
   let found = 0;
   for (let i = 0; i < values.length; i++) found = Math.max(found, values[i]);
   return found;
@@ -94,6 +94,6 @@ function shares(layer, weights, positions) {
 }
 
 /** The same, from the filter that adds the most to the one that takes away the most. */
-function ranking(layer, weights, positions) {
+export function ranking(layer, weights, positions) {
   return shares(layer, weights, positions).sort((a, b) => b.order - a.order || a.number - b.number);
 }

@@ -29,7 +29,7 @@ def pack_halves(tensor: Tensor) -> dict[str, Any]:
     values = _finite(tensor)
     largest = float(values.abs().max())
     scale = 2.0 ** (math.frexp(largest)[1] - 15) if largest else 1.0
-    return {"type": "float16", "scale": scale, "data": _pack((values / scale).numpy().astype("<f2"))}
+    return {"type": "float16", "scale": scale, "data": _pack((values.double() / scale).numpy().astype("<f2"))}
 
 
 def pack_floats(tensor: Tensor) -> dict[str, Any]:

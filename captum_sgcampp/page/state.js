@@ -1,14 +1,16 @@
-// What is chosen, its past for undo, and its form in the address.
+// What can be chosen, and its forms as text: as one types it, and in the address.
 
-const VIEWS = { show: ["overlay", "map", "photograph"], scale: ["each", "shared"], drawn: ["smooth", "squares"] };
+import { DATA } from "./data.js";
+
+export const VIEWS = { show: ["overlay", "map", "photograph"], scale: ["each", "shared"], drawn: ["smooth", "squares"] };
 
 /** What the page shows first for a photograph. */
 function opening(number) {
-  const { classes, methods, layers, opening: selection } = DATA.photographs[number];
+  const { classes, layers, opening: selection } = DATA.photographs[number];
   return {
     photograph: number,
     target: classes[0].target,
-    method: methods.includes("Smooth Grad-CAM++") ? "Smooth Grad-CAM++" : methods[0],
+    method: selection.method,
     layer: layers[layers.length - 1].name,
     filters: selection.filters,
     neurons: selection.neurons,
@@ -20,8 +22,8 @@ function opening(number) {
   };
 }
 
-/** The nearest state that exists: what another photograph or layer does not have is replaced. */
-function valid(wanted) {
+/** The nearest state that exists: what the photograph or the layer does not have is replaced or left out. */
+export function valid(wanted) {
   const first = opening(DATA.photographs[wanted.photograph] ? wanted.photograph : 0);
   const { classes, methods, layers } = DATA.photographs[first.photograph];
   const state = { ...wanted, photograph: first.photograph };
@@ -39,20 +41,34 @@ function valid(wanted) {
   return state;
 }
 
+/** The list without one of its items, or with it if it was not there. */
+export function toggle(items, one) {
+  const others = items.filter((other) => !isSame(other, one));
+  return others.length < items.length ? others : [...items, one];
+}
+
+/** Whether two neurons or two filters are the same. */
+export const isSame = (one, other) => String(one) === String(other);
+
 const unique = (items) => [...new Map(items.map((item) => [String(item), item])).values()];
 
-function hasFilter({ channels, filters }, number) {
+export function hasFilter({ channels, filters }, number) {
   return filters ? filters.includes(number) : Number.isInteger(number) && number >= 0 && number < channels;
 }
 
-function hasNeuron({ grid }, neuron) {
+export function hasNeuron({ grid }, neuron) {
   return neuron.length === 2 && neuron.every((place, i) => Number.isInteger(place) && place >= 0 && place < grid[i]);
 }
 
 /** The chosen neurons as one types them: rows and columns, such as "2,4 9,10". */
-const neuronsAsText = (neurons) => neurons.map((neuron) => neuron.join(",")).join(" ");
-const neuronsFromText = (text) => (text.match(/-?\d+\s*,\s*-?\d+/g) ?? []).map((pair) => pair.split(",").map(Number));
-const filtersFromText = (text) => (text.match(/-?\d+/g) ?? []).map(Number);
+export const neuronsAsText = (neurons) => neurons.map((neuron) => neuron.join(",")).join(" ");
+export const neuronsFromText = (text) => (text.match(/-?\d+\s*,\s*-?\d+/g) ?? []).map((pair) => pair.split(",").map(Number));
+export const filtersFromText = (text) => (text.match(/-?\d+/g) ?? []).map(Number);
+
+/** The chosen filters in words, where these are not all. */
+export function ofFilters({ filters }) {
+  return filters.length ? ` of filter${filters.length > 1 ? "s" : ""} ${filters.join(", ")}` : "";
+}
 
 /** How each choice is written in the address, and read from it. */
 const ADDRESS = {
@@ -70,7 +86,7 @@ const ADDRESS = {
 };
 
 /** The state as a fragment of the address, with what differs from the opening. */
-function toFragment(state) {
+export function toFragment(state) {
   const parameters = new URLSearchParams();
   const first = opening(0);
   for (const [key, [write]] of Object.entries(ADDRESS)) {
@@ -79,8 +95,11 @@ function toFragment(state) {
   return parameters.toString();
 }
 
-function fromFragment(fragment) {
+/** The state that a fragment stands for, or the nearest that exists. */
+export function fromFragment(fragment) {
   const state = opening(0);
-  for (const [key, text] of new URLSearchParams(fragment)) if (Object.hasOwn(ADDRESS, key)) state[key] = ADDRESS[key][1](text);
+  for (const [key, text] of new URLSearchParams(fragment)) {
+    if (Object.hasOwn(ADDRESS, key)) state[key] = ADDRESS[key][1](text);
+  }
   return valid(state);
 }
