@@ -1,6 +1,7 @@
 """Settings for all tests, and what the default run leaves to CI."""
 
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,6 +64,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def _tests(number: int) -> str:
     return f"{number} test{'s' * (number != 1)}"
+
+
+@pytest.fixture
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where files may be written, with the same random numbers each time."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
 
 
 @pytest.fixture

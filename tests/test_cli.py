@@ -26,12 +26,7 @@ from captum_sgcampp.formulas import ALPHAS
 
 FAST = ["--n-samples", "1", "--methods", "smooth-grad-cam++"]
 
-pytestmark = pytest.mark.usefixtures("coarse_pictures")
-
-
-@pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("coarse_pictures", "in_empty_folder")
 
 
 def test_main_job(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,12 +23,7 @@ from captum_sgcampp.cli.photographs import find
 
 FAST = ["--n-samples", "0", "--methods", "grad-cam"]
 
-pytestmark = pytest.mark.usefixtures("coarse_pictures")
-
-
-@pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("coarse_pictures", "in_empty_folder")
 
 
 def tiny(*paths: str) -> None:
