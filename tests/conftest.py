@@ -67,10 +67,11 @@ def _tests(number: int) -> str:
 
 
 @pytest.fixture
-def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where files may be written, with the same random numbers each time."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
+    return tmp_path
 
 
 @pytest.fixture

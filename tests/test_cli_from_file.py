@@ -76,8 +76,8 @@ def tokens():
 
 
 @pytest.fixture
-def own() -> Path:
-    Path("mine").mkdir()
+def own(in_empty_folder: Path) -> Path:
+    (in_empty_folder / "mine").mkdir()
     Path("mine/beside.py").write_text('NAMES = ["ham", "eggs"]')
     file = Path("mine/model.py")
     file.write_text(OWN)
