@@ -12,26 +12,39 @@ from models import TARGETS, cut_inputs
 from oracle import CutModel, example_map, inputs_seen, noisy_copies, samples_of
 from torch import Tensor, nn
 
-from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM
-from captum_sgcampp.methods.base import CamAttribution
+from captum_sgcampp import (
+    CamAttribution,
+    LayerGradCamPlusPlus,
+    LayerSmoothGradCAMpp,
+    LayerSmoothLayerCAM,
+    SmoothCamAttribution,
+)
 
 SMOOTH: dict[str, Any] = {"n_samples": 3, "stdevs": 0.1}
 """A little noise."""
 
 Method = Callable[..., CamAttribution]
-every_method = pytest.mark.parametrize("build", [LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM])
-the_papers_methods = pytest.mark.parametrize("build", [LayerGradCamPlusPlus, LayerSmoothGradCAMpp])
+OF_THE_PAPERS: list[type[CamAttribution]] = [LayerGradCamPlusPlus, LayerSmoothGradCAMpp]
 """Grad-CAM++ and Smooth Grad-CAM++, where a test compares with the oracle or uses alpha."""
-smooth_methods = pytest.mark.parametrize("build", [LayerSmoothGradCAMpp, LayerSmoothLayerCAM])
-THE_PAPERS_WITH_AND_WITHOUT_NOISE = [
-    pytest.param(LayerGradCamPlusPlus, {}, id="plus_plus"),
-    pytest.param(LayerSmoothGradCAMpp, {"n_samples": 3}, id="smooth"),
-]
-the_papers_with_and_without_noise = pytest.mark.parametrize(("build", "noise"), THE_PAPERS_WITH_AND_WITHOUT_NOISE)
-with_and_without_noise = pytest.mark.parametrize(
-    ("build", "noise"),
-    [*THE_PAPERS_WITH_AND_WITHOUT_NOISE, pytest.param(LayerSmoothLayerCAM, {"n_samples": 3}, id="layer_cam")],
+METHODS = [*OF_THE_PAPERS, LayerSmoothLayerCAM]
+every_method = pytest.mark.parametrize("build", METHODS)
+the_papers_methods = pytest.mark.parametrize("build", OF_THE_PAPERS)
+smooth_methods = pytest.mark.parametrize(
+    "build", [build for build in METHODS if issubclass(build, SmoothCamAttribution)]
 )
+
+
+def _with_and_without_noise(methods: list[type[CamAttribution]]) -> pytest.MarkDecorator:
+    """Those that take noise with some."""
+    noise: dict[bool, dict[str, Any]] = {False: {}, True: {"n_samples": 3}}
+    cases = [
+        pytest.param(build, noise[issubclass(build, SmoothCamAttribution)], id=build.__name__) for build in methods
+    ]
+    return pytest.mark.parametrize(("build", "noise"), cases)
+
+
+with_and_without_noise = _with_and_without_noise(METHODS)
+the_papers_with_and_without_noise = _with_and_without_noise(OF_THE_PAPERS)
 ALPHAS = ["bounded", "eq5", "eq7"]
 N_SAMPLES = pytest.mark.parametrize("n_samples", [0, 3])
 FROZEN = pytest.mark.parametrize("frozen", [False, True], ids=["trainable", "frozen"])

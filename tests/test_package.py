@@ -1,8 +1,10 @@
 """The package as a whole: what it imports, and what it claims."""
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,40 @@ def test_the_citation_and_the_changelog_have_the_version() -> None:
     assert f"version: {captum_sgcampp.__version__}\n" in citation
     latest, *_ = re.findall(r"^## ([^\s,]+)", README.with_name("CHANGELOG.md").read_text(), re.MULTILINE)
     assert latest == captum_sgcampp.__version__
+
+
+FLOORS = [
+    ["__main__"],
+    ["cli"],
+    ["dataset", "explanation"],
+    ["page"],
+    ["methods"],
+    ["_passes"],
+    ["reshape"],
+    ["_probe"],
+    ["layers"],
+    ["_models"],
+    ["_captum", "_checks", "_extras", "_files", "_recipe", "_torch", "formulas", "picture"],
+]
+"""The rooms of the package, from the top floor down."""
+
+
+def imported_rooms(file: Path) -> Iterator[str]:
+    """The rooms that a file imports from, the package's public names left out."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "captum_sgcampp":
+            path = node.module.split(".")[1:]
+            yield from [path[0]] if path else [name.name for name in node.names]
+
+
+def test_no_room_imports_from_one_above_it() -> None:
+    floors = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    files = sorted(PACKAGE.rglob("*.py"))
+    rooms_of_files = {file: file.relative_to(PACKAGE).with_suffix("").parts[0] for file in files}
+    assert {*rooms_of_files.values()} == {*floors, "__init__"}
+    for file, room in rooms_of_files.items():
+        if room == "__init__":
+            continue
+        for imported in imported_rooms(file):
+            if imported in floors:
+                assert imported == room or floors[imported] > floors[room], (file, imported)

@@ -13,6 +13,7 @@ from captum_sgcampp._passes.maps import AllMaps, MapMaker, Weighting
 from captum_sgcampp._passes.noise import Noise
 from captum_sgcampp._passes.selection import Selection
 from captum_sgcampp._passes.sources import SOURCES
+from captum_sgcampp._recipe import Recipe
 from captum_sgcampp.explanation.arguments import (
     ClassNames,
     choose_classes,
@@ -26,7 +27,6 @@ from captum_sgcampp.explanation.arguments import (
 from captum_sgcampp.explanation.example_view import ExampleView
 from captum_sgcampp.explanation.explanation import Explanation
 from captum_sgcampp.explanation.photograph import input_as_photograph, pixels
-from captum_sgcampp.explanation.recipe import Recipe
 from captum_sgcampp.explanation.scores import ScoreReader
 from captum_sgcampp.formulas import ALPHAS
 from captum_sgcampp.layers import is_named
@@ -149,7 +149,7 @@ def explain(
         names_of_classes(class_names, output.shape[1])  # before the passes with noise
         return choose_classes(output[0], indices, top_k)
 
-    made = [method.make(model, list(names), alpha=alpha) for method in chosen]
+    made = [method.make(model, list(names), alpha=alpha, derivatives=derivatives) for method in chosen]
     weightings = [Weighting(one.weights, method.is_smooth) for one, method in zip(made, chosen, strict=True)]
     found = maker.run(weightings, (inputs,), additional_forward_args, choose)
     maps, activations, weights = _by_name(found, [method.name for method in chosen], names)

@@ -13,7 +13,7 @@ from torch import Tensor
 from captum_sgcampp import page, picture
 from captum_sgcampp._checks import require_choice
 from captum_sgcampp._passes.selection import Selection
-from captum_sgcampp.explanation.recipe import Recipe
+from captum_sgcampp._recipe import Recipe
 from captum_sgcampp.picture import Box, Panel, Row
 
 SCALES = {

@@ -2,23 +2,21 @@
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 
 from captum_sgcampp.methods import catalogue
+from captum_sgcampp.page.explained import Explained
 from captum_sgcampp.page.packing import pack_colors, pack_floats, pack_halves, pack_photograph
 from captum_sgcampp.picture import COLOR_MAP
-
-if TYPE_CHECKING:
-    from captum_sgcampp.explanation import Explanation
 
 MAX_BYTES = 3_000_000
 """The largest size of the layers of one photograph in a page."""
 
 
-def contents(explanations: Sequence["Explanation"], max_bytes: int) -> dict[str, Any]:
+def contents(explanations: Sequence[Explained], max_bytes: int) -> dict[str, Any]:
     """Collects what the page shows.
 
     Args:
@@ -55,7 +53,7 @@ def _path(method: catalogue.Method) -> str:
     return f"captum.attr.{method.captums}" if method.captums else f"{method.module}.{method.class_name}"
 
 
-def _photograph(explanation: "Explanation", max_bytes: int) -> dict[str, Any]:
+def _photograph(explanation: Explained, max_bytes: int) -> dict[str, Any]:
     if explanation.photograph is None:
         raise ValueError("photograph: a page needs one, because the input is not an image; give one to explain.")
     if not explanation.scores.softmax(dim=0).isfinite().all():
@@ -92,7 +90,7 @@ def _photograph(explanation: "Explanation", max_bytes: int) -> dict[str, Any]:
     }
 
 
-def _class(explanation: "Explanation", target: int) -> dict[str, Any]:
+def _class(explanation: Explained, target: int) -> dict[str, Any]:
     """A class with its probability, or with its score if that is the only one."""
     named = {"target": target, "name": str(explanation.class_name(target))}
     if explanation.probabilities is None:
@@ -100,7 +98,7 @@ def _class(explanation: "Explanation", target: int) -> dict[str, Any]:
     return {**named, "probability": float(explanation.probabilities[target])}
 
 
-def _layers(explanation: "Explanation", max_bytes: int) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+def _layers(explanation: Explained, max_bytes: int) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """The layers that fit, in their order, and those that are left out, with the reason."""
     layers, left_out = [], []
     for name in explanation.activations:
@@ -123,7 +121,7 @@ def _layers(explanation: "Explanation", max_bytes: int) -> tuple[list[dict[str, 
     return [layer for layer in layers if layer["name"] in kept], left_out
 
 
-def _layer(explanation: "Explanation", name: str) -> dict[str, Any]:
+def _layer(explanation: Explained, name: str) -> dict[str, Any]:
     activations = explanation.activations[name]
     if activations.dim() != 4:
         raise ValueError(

@@ -9,17 +9,14 @@ from collections.abc import Iterable
 from importlib import resources
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from captum_sgcampp._files import write_whole
 from captum_sgcampp.page.contents import MAX_BYTES, contents
+from captum_sgcampp.page.explained import Explained
 from captum_sgcampp.page.scripts import join
 
-if TYPE_CHECKING:
-    from captum_sgcampp.explanation import Explanation
 
-
-def save_page(explanations: Iterable["Explanation"], path: str | PathLike[str], max_bytes: int = MAX_BYTES) -> None:
+def save_page(explanations: Iterable[Explained], path: str | PathLike[str], max_bytes: int = MAX_BYTES) -> None:
     """Writes a page to explore explanations in a browser: one HTML file that needs neither a server nor a network.
 
     In the page, one chooses the class, the method, the layer, filters and neurons, and sees at once the map, the
@@ -52,7 +49,7 @@ def save_page(explanations: Iterable["Explanation"], path: str | PathLike[str], 
     write_whole(Path(path), document(explanations, max_bytes).encode("utf-8"))
 
 
-def frame(explanations: Iterable["Explanation"], max_bytes: int = MAX_BYTES) -> str:
+def frame(explanations: Iterable[Explained], max_bytes: int = MAX_BYTES) -> str:
     """The page within a frame, for notebooks. The frame is cut off from the notebook around it.
 
     Args:
@@ -69,7 +66,7 @@ def frame(explanations: Iterable["Explanation"], max_bytes: int = MAX_BYTES) -> 
     )
 
 
-def document(explanations: Iterable["Explanation"], max_bytes: int) -> str:
+def document(explanations: Iterable[Explained], max_bytes: int) -> str:
     """The HTML document."""
     explanations = list(explanations)
     files = resources.files(__package__)
