@@ -393,6 +393,7 @@ def test_without_the_extra_it_says_what_is_missing(
     assert "pip install 'captum-sgcampp[demo]'" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # 88 million weights; tests/test_cli_from_file.py has small transformers
 def test_transformers_are_shown_by_their_patches(capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     state = models.vit_b_32(num_classes=3).state_dict()
