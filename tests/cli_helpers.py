@@ -4,7 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
+from torch import Tensor, nn
+
+CPU = torch.device("cpu")
+FAST = ["--n-samples", "2", "--methods", "smooth-grad-cam++"]
 
 
 def opened(file: str | Path) -> Image.Image:
@@ -45,3 +50,13 @@ def center(panel: npt.NDArray[np.float64]) -> float:
 def outlined(panel: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Where a panel is cyan, the color of outlines."""
     return (panel[..., 0] < 0.3) & (panel[..., 1] > 0.7) & (panel[..., 2] > 0.7)
+
+
+def calibrated(model: nn.Module, inputs: Tensor) -> nn.Module:
+    """Gives the batch norms of a random network the statistics of its activations, so that they do not vanish."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        model.train()(inputs)
+    return model.eval()

@@ -1,6 +1,7 @@
 """Settings for all tests, and what the default run leaves to CI."""
 
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A process of pytest-xdist tells the one that prints."""
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["left out"] = dict(session.config.stash.get(LEFT_OUT, Counter[str]()))
+        session.config.workeroutput["left out"] = dict(session.config.stash.get(LEFT_OUT, {}))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -50,7 +51,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Says what has not been run, and why."""
-    left_out = config.stash.get(LEFT_OUT, Counter[str]())
+    left_out = config.stash.get(LEFT_OUT, None)
     if left_out:
         most = ", ".join(f"{number} of them in {file}" for file, number in left_out.most_common(3))
         terminalreporter.write_line(
@@ -63,6 +64,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def _tests(number: int) -> str:
     return f"{number} test{'s' * (number != 1)}"
+
+
+@pytest.fixture
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where files may be written, with the same random numbers each time."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    return tmp_path
 
 
 @pytest.fixture

@@ -2,35 +2,50 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from captum._utils.gradient import compute_layer_gradients_and_eval
 from models import TARGETS, cut_inputs
-from oracle import example_map, samples_of
+from oracle import CutModel, example_map, inputs_seen, noisy_copies, samples_of
 from torch import Tensor, nn
 
-from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM
-from captum_sgcampp.methods.base import CamAttribution
+from captum_sgcampp import (
+    CamAttribution,
+    LayerGradCamPlusPlus,
+    LayerSmoothGradCAMpp,
+    LayerSmoothLayerCAM,
+    SmoothCamAttribution,
+)
 
 SMOOTH: dict[str, Any] = {"n_samples": 3, "stdevs": 0.1}
 """A little noise."""
 
 Method = Callable[..., CamAttribution]
-every_method = pytest.mark.parametrize("build", [LayerGradCamPlusPlus, LayerSmoothGradCAMpp, LayerSmoothLayerCAM])
-the_papers_methods = pytest.mark.parametrize("build", [LayerGradCamPlusPlus, LayerSmoothGradCAMpp])
+OF_THE_PAPERS: list[type[CamAttribution]] = [LayerGradCamPlusPlus, LayerSmoothGradCAMpp]
 """Grad-CAM++ and Smooth Grad-CAM++, where a test compares with the oracle or uses alpha."""
-smooth_methods = pytest.mark.parametrize("build", [LayerSmoothGradCAMpp, LayerSmoothLayerCAM])
-THE_PAPERS_WITH_AND_WITHOUT_NOISE = [
-    pytest.param(LayerGradCamPlusPlus, {}, id="plus_plus"),
-    pytest.param(LayerSmoothGradCAMpp, {"n_samples": 3}, id="smooth"),
-]
-the_papers_with_and_without_noise = pytest.mark.parametrize(("build", "noise"), THE_PAPERS_WITH_AND_WITHOUT_NOISE)
-with_and_without_noise = pytest.mark.parametrize(
-    ("build", "noise"),
-    [*THE_PAPERS_WITH_AND_WITHOUT_NOISE, pytest.param(LayerSmoothLayerCAM, {"n_samples": 3}, id="layer_cam")],
+METHODS = [*OF_THE_PAPERS, LayerSmoothLayerCAM]
+every_method = pytest.mark.parametrize("build", METHODS)
+the_papers_methods = pytest.mark.parametrize("build", OF_THE_PAPERS)
+smooth_methods = pytest.mark.parametrize(
+    "build", [build for build in METHODS if issubclass(build, SmoothCamAttribution)]
 )
+
+
+def _with_and_without_noise(methods: list[type[CamAttribution]]) -> pytest.MarkDecorator:
+    """Those that take noise with some."""
+    noise: dict[bool, dict[str, Any]] = {False: {}, True: {"n_samples": 3}}
+    cases = [
+        pytest.param(build, noise[issubclass(build, SmoothCamAttribution)], id=build.__name__) for build in methods
+    ]
+    return pytest.mark.parametrize(("build", "noise"), cases)
+
+
+with_and_without_noise = _with_and_without_noise(METHODS)
+the_papers_with_and_without_noise = _with_and_without_noise(OF_THE_PAPERS)
+ALPHAS = ["bounded", "eq5", "eq7"]
 N_SAMPLES = pytest.mark.parametrize("n_samples", [0, 3])
 FROZEN = pytest.mark.parametrize("frozen", [False, True], ids=["trainable", "frozen"])
 SETTINGS = pytest.mark.parametrize(
@@ -58,6 +73,11 @@ def hooks_on(model: nn.Module) -> int:
             module._backward_pre_hooks,
         )
     )
+
+
+def method_for(n_samples: int) -> type[LayerGradCamPlusPlus]:
+    """The class whose map it is: without noise, Smooth Grad-CAM++ says that it is Grad-CAM++."""
+    return LayerSmoothGradCAMpp if n_samples else LayerGradCamPlusPlus
 
 
 def attribute(model: Any, layer: Any, n_samples: int = 0, inputs: Tensor | None = None, **options: Any) -> Tensor:
@@ -118,6 +138,37 @@ def captums_map(
     return torch.stack(maps)
 
 
+def smooth_map(
+    model: CutModel,
+    inputs: Tensor,
+    alpha: str = "bounded",
+    n_samples: int = 5,
+    batch_size: int | None = None,
+    *,
+    stdev: float = 0.3,
+    relu: bool = True,
+    sum_channels: bool | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """The package's map, and the noisy inputs that the model saw for it."""
+    noise: dict[str, Any] = {"n_samples": n_samples, "stdevs": stdev, "n_samples_batch_size": batch_size}
+    torch.manual_seed(3)
+    with inputs_seen(model) as seen:
+        method = method_for(n_samples)(model, model.layer, alpha=alpha)
+        attribution = one(
+            method.attribute(
+                inputs,
+                target=TARGETS[: len(inputs)],
+                relu_attributions=relu,
+                attr_dim_summation=sum_channels,
+                **noise if n_samples else {},
+            )
+        )
+    noisy = noisy_copies(seen)
+    assert torch.equal(seen[0][0], inputs)
+    assert sum(map(len, noisy)) == n_samples * len(inputs)
+    return attribution, noisy
+
+
 def seeded_map(method: CamAttribution, *args: Any, **kwargs: Any) -> Tensor:
     """A map whose noise, if any, has the same seed each time."""
     torch.manual_seed(11)
@@ -152,3 +203,9 @@ def unchanged(model: nn.Module, *inputs: Tensor) -> Iterator[None]:
 
 GRAD_MODES: list[Callable[[], Any]] = [torch.enable_grad, torch.no_grad, torch.inference_mode]
 in_every_grad_mode = pytest.mark.parametrize("mode", GRAD_MODES, ids=["enable_grad", "no_grad", "inference_mode"])
+
+
+def memory(field: str) -> int:
+    """What Linux tells of the memory of this process, in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])

@@ -26,12 +26,7 @@ from captum_sgcampp.formulas import ALPHAS
 
 FAST = ["--n-samples", "1", "--methods", "smooth-grad-cam++"]
 
-pytestmark = pytest.mark.usefixtures("coarse_pictures")
-
-
-@pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("coarse_pictures", "in_empty_folder")
 
 
 def test_main_job(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,6 +393,7 @@ def test_without_the_extra_it_says_what_is_missing(
     assert "pip install 'captum-sgcampp[demo]'" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # 88 million weights; tests/test_cli_from_file.py has small transformers
 def test_transformers_are_shown_by_their_patches(capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     state = models.vit_b_32(num_classes=3).state_dict()

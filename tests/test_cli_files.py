@@ -23,12 +23,7 @@ from captum_sgcampp.cli.photographs import find
 
 FAST = ["--n-samples", "0", "--methods", "grad-cam"]
 
-pytestmark = pytest.mark.usefixtures("coarse_pictures")
-
-
-@pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("coarse_pictures", "in_empty_folder")
 
 
 def tiny(*paths: str) -> None:
@@ -124,19 +119,41 @@ def test_several_images_are_done_though_some_fail(
     assert "Images: 100%" in captured.err  # the progress bar
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="file systems that take any bytes as a name")
-def test_names_that_are_not_text() -> None:
-    content = photograph("coffee.png").read_bytes()
-    name = b"caf\xe9 $a$\nb.png"
-    Path(os.fsdecode(name)).write_bytes(content)
-    outcome = subprocess.run(
-        [sys.executable, "-m", "captum_sgcampp", os.fsdecode(name), *FAST], capture_output=True, check=False
-    )
-    assert (outcome.returncode, outcome.stderr) == (0, b"")
-    written = b"captum-sgcampp-caf\xe9 $a$\nb.png"
-    assert outcome.stdout.endswith(b"\n" + written + b"\n")
-    assert outcome.stdout.splitlines()[0].decode().startswith("caf\N{REPLACEMENT CHARACTER} $a$")
+NO_TEXT = b"caf\xe9 $a$\nb.png"
+
+
+def photograph_whose_name_is_no_text() -> str:
+    file = Path(os.fsdecode(NO_TEXT))
+    file.write_bytes(photograph("coffee.png").read_bytes())
+    return str(file)
+
+
+def assert_the_picture_is_printed(out: bytes) -> None:
+    written = b"captum-sgcampp-" + NO_TEXT
+    assert out.endswith(b"\n" + written + b"\n")
+    assert out.splitlines()[0].decode().startswith("caf\N{REPLACEMENT CHARACTER} $a$")
     assert Path(os.fsdecode(written)).exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems that take any bytes as a name")
+def test_names_that_are_not_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    name = photograph_whose_name_is_no_text()
+    written = io.BytesIO()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="utf-8"))
+        assert main([name, *FAST]) == 0
+        sys.stdout.flush()
+        assert_the_picture_is_printed(written.getvalue())
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems that take any bytes as a name")
+def test_names_that_are_not_text_in_a_process() -> None:
+    command_line = [sys.executable, "-m", "captum_sgcampp", photograph_whose_name_is_no_text(), *FAST]
+    outcome = subprocess.run(command_line, capture_output=True, check=False)
+    assert (outcome.returncode, outcome.stderr) == (0, b"")
+    assert_the_picture_is_printed(outcome.stdout)
 
 
 def test_a_photograph_that_is_hardly_wider_than_a_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -279,8 +296,21 @@ def test_outputs_that_cannot_be(arguments: list[str], output: str, message: str)
         planned(*arguments, output=output)
 
 
+def test_standard_input_is_never_written_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = photograph("coffee.png")
+    before = photo.read_bytes()
+    with photo.open() as stdin, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdin", stdin)
+        assert main(["-", *FAST, "--output", "coffee.png"]) == 2
+    assert "--output coffee.png would overwrite a file that the command reads" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="standard input is a file of the system")
-def test_standard_input_is_never_written_over() -> None:
+def test_standard_input_of_a_process_is_never_written_over() -> None:
     photo = photograph("coffee.png")
     before = photo.read_bytes()
     with photo.open("rb") as stdin:

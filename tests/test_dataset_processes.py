@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import memory
 from photograph_folder import attribute, content, write_photographs
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -111,16 +112,11 @@ class Memory:
 
     def __init__(self) -> None:
         Path("/proc/self/clear_refs").write_text("5")
-        self.start = status("VmRSS")
+        self.start = memory("VmRSS")
 
     def peak(self) -> float:
         """In MiB."""
-        return (status("VmHWM") - self.start) / 2**10
-
-
-def status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1])
+        return (memory("VmHWM") - self.start) / 2**10
 
 
 class Numbers(Dataset[Tensor]):
@@ -153,9 +149,9 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     method = LayerGradCamPlusPlus(Averaged(), "layer")
 
     def peak(n_images: int) -> float:
-        memory = Memory()
+        used = Memory()
         attribute_dataset(method, Numbers(n_images), tmp_path / f"{n_images}", filters=range(8))
-        return memory.peak()
+        return used.peak()
 
     peak(200)
     few, many = peak(201), peak(2000)
@@ -184,7 +180,7 @@ class Million(Dataset[Tensor]):
 def test_the_list_of_a_million_names_takes_some_hundred_megabytes(tmp_path: Path) -> None:
     """To name, sort, write and compare them takes seconds too."""
     dataset = Million()
-    memory, start = Memory(), time.monotonic()
+    used, start = Memory(), time.monotonic()
     images = name_images(dataset, None)
     folder = RunFolder(tmp_path)
     for _ in range(2):  # writes, and compares
@@ -193,5 +189,5 @@ def test_the_list_of_a_million_names_takes_some_hundred_megabytes(tmp_path: Path
     with pytest.raises(KeyError, match="it has not been reached yet"):
         maps[images.names[-1]]
     assert maps.names == images.names and images.names[1000] == "n00000001/train_00000001.JPEG"
-    assert memory.peak() < 500
+    assert used.peak() < 500
     assert time.monotonic() - start < 60

@@ -1,66 +1,28 @@
 """Each equation against the loops of `oracle`, with the noise that the model saw."""
 
-from typing import Any
-
 import pytest
 import torch
 from captum.attr import LayerGradCam
-from helpers import one
+from helpers import ALPHAS, one, smooth_map
 from models import CHANNELS, TARGETS, cut_inputs, cut_model
 from oracle import (
-    CutModel,
     by_channel,
-    example_map,
     expected,
     gradient,
     gradients_of,
-    inputs_seen,
     mean_of_powers,
-    noisy_copies,
     pole_distance,
     relative_error,
 )
 from torch import Tensor
 
-from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
+from captum_sgcampp import LayerGradCamPlusPlus
 
-ALPHAS = ["bounded", "eq5", "eq7"]
 DIMS = [0, 1, 2, 3]
 
 
 def layer_kinds() -> pytest.MarkDecorator:
     return pytest.mark.parametrize("rectified", [True, False], ids=["rectified", "signed"])
-
-
-def smooth_map(
-    model: CutModel,
-    inputs: Tensor,
-    alpha: str = "bounded",
-    n_samples: int = 5,
-    batch_size: int | None = None,
-    *,
-    stdev: float = 0.3,
-    relu: bool = True,
-    sum_channels: bool | None = None,
-) -> tuple[Tensor, list[Tensor]]:
-    """The package's map, and the noisy inputs that the model saw for it."""
-    noise: dict[str, Any] = {"n_samples": n_samples, "stdevs": stdev, "n_samples_batch_size": batch_size}
-    torch.manual_seed(3)
-    with inputs_seen(model) as seen:
-        method = (LayerSmoothGradCAMpp if n_samples else LayerGradCamPlusPlus)(model, model.layer, alpha=alpha)
-        attribution = one(
-            method.attribute(
-                inputs,
-                target=TARGETS[: len(inputs)],
-                relu_attributions=relu,
-                attr_dim_summation=sum_channels,
-                **noise if n_samples else {},
-            )
-        )
-    noisy = noisy_copies(seen)
-    assert torch.equal(seen[0][0], inputs)
-    assert sum(map(len, noisy)) == n_samples * len(inputs)
-    return attribution, noisy
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
@@ -80,17 +42,6 @@ def test_smooth_grad_cam_plus_plus(alpha: str, dims: int, rectified: bool) -> No
     model, inputs = cut_model(dims, rectified=rectified), cut_inputs(dims)
     attribution, noisy = smooth_map(model, inputs, alpha, relu=False)
     assert relative_error(attribution, expected(model, inputs, noisy, TARGETS, alpha, relu=False)) < 1e-10
-
-
-@pytest.mark.parametrize("alpha", ALPHAS)
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
-def test_samples_in_chunks(alpha: str, batch_size: int) -> None:
-    model, inputs = cut_model(rectified=False), cut_inputs()
-    attribution, noisy = smooth_map(model, inputs, alpha, batch_size=batch_size)
-    assert [len(chunk) for chunk in noisy] == [
-        3 * min(batch_size, 5 - start) for start in range(0, 5, batch_size)
-    ]  # the chunks are really of that size
-    assert relative_error(attribution, expected(model, inputs, noisy, TARGETS, alpha)) < 1e-10
 
 
 @pytest.mark.parametrize("relu", [True, False])
@@ -120,38 +71,6 @@ def test_float32(alpha: str, n_samples: int, rectified: bool) -> None:
     assert relative_error(attribution, expected(model, inputs, noisy, TARGETS, alpha)) < 1e-5 / distance
 
 
-def test_one_example_and_one_sample() -> None:
-    model, inputs = cut_model(), cut_inputs(examples=1)
-    attribution, noisy = smooth_map(model, inputs, n_samples=1)
-    assert relative_error(attribution, expected(model, inputs, noisy, TARGETS[:1])) < 1e-10
-
-
-@pytest.mark.filterwarnings("ignore:n_samples. smoothing changes nothing")
-def test_noise_of_zero_width_is_no_noise() -> None:
-    model, inputs = cut_model(rectified=False), cut_inputs()
-    attribution, _ = smooth_map(model, inputs, stdev=0.0)
-    assert relative_error(attribution, expected(model, inputs, [], TARGETS)) < 1e-10
-
-
-def test_noise_changes_the_map() -> None:
-    model, inputs = cut_model(), cut_inputs()
-    attribution, _ = smooth_map(model, inputs)
-    assert relative_error(attribution, expected(model, inputs, [], TARGETS)) > 1e-2
-
-
-def test_more_noise_samples_than_gradients_differ_from_averaged_maps() -> None:
-    """The derivatives are averaged, not the maps."""
-    model, inputs = cut_model(), cut_inputs()
-    attribution, noisy = smooth_map(model, inputs)
-    of_maps = torch.stack(
-        [
-            torch.stack([example_map("bounded", activation, [sample]) for sample in gradients]).mean(dim=0)
-            for activation, gradients in gradients_of(model, inputs, noisy, TARGETS)
-        ]
-    )
-    assert relative_error(attribution, of_maps) > 1e-3
-
-
 @pytest.mark.parametrize("n_samples", [0, 5])
 def test_the_sum_over_j_is_not_mixed_with_i(n_samples: int) -> None:
     """Implementations that take `(A * D3).sum()` for `A.sum() * D3` give another map in this setting."""
@@ -169,37 +88,6 @@ def test_the_sum_over_j_is_not_mixed_with_i(n_samples: int) -> None:
         mixed.append((weight @ values).relu().reshape(1, *activation.shape[1:]))
     assert relative_error(attribution, expected(model, inputs, noisy, TARGETS, "eq5")) < 1e-10
     assert relative_error(attribution, torch.stack(mixed)) > 1e-2
-
-
-def test_relu_is_of_the_averaged_first_derivative() -> None:
-    """And not the average of each sample's ReLU, which is another map in this setting."""
-    model, inputs = cut_model(), cut_inputs()
-    attribution, noisy = smooth_map(model, inputs, stdev=0.5)
-    each = []
-    for activation, gradients in gradients_of(model, inputs, noisy, TARGETS):
-        rectified, second, third = (
-            torch.tensor(mean_of_powers(samples, power), dtype=torch.float64)
-            for samples, power in (([sample.relu() for sample in gradients], 1), (gradients, 2), (gradients, 3))
-        )
-        values = torch.tensor(by_channel(activation), dtype=torch.float64)
-        denominator = 2 * second + (values.sum(dim=1, keepdim=True) * third).relu()
-        alpha = torch.where(denominator == 0, 0, second / denominator)
-        weight = (alpha * rectified).sum(dim=1)
-        each.append((weight @ values).relu().reshape(1, *activation.shape[1:]))
-    assert relative_error(attribution, expected(model, inputs, noisy, TARGETS)) < 1e-10
-    assert relative_error(attribution, torch.stack(each)) > 1e-3
-
-
-def test_activations_are_those_without_noise() -> None:
-    model, inputs = cut_model(), cut_inputs()
-    attribution, noisy = smooth_map(model, inputs, stdev=0.5, n_samples=1)
-    noisy_activations = torch.stack(
-        [
-            example_map("bounded", model.activation(copy.unsqueeze(0))[0], gradients)
-            for copy, (_, gradients) in zip(noisy[0], gradients_of(model, inputs, noisy, TARGETS), strict=True)
-        ]
-    )
-    assert relative_error(attribution, noisy_activations) > 1e-2
 
 
 @pytest.mark.parametrize("dims", DIMS)

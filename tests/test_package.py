@@ -1,4 +1,4 @@
-"""The package as a whole: what it imports, what it claims, and what a call leaves in memory."""
+"""The package as a whole: what it imports, and what it claims."""
 
 import ast
 import re
@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 import captum_sgcampp
-from captum_sgcampp import LayerSmoothGradCAMpp, _captum
+from captum_sgcampp import _captum
 
 PACKAGE = Path(_captum.__file__).parent
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
@@ -144,34 +142,6 @@ def test_what_it_promises_is_there_whatever_is_imported_first(name: str) -> None
 def test_it_is_imported_without_waiting_for_torch() -> None:
     outcome = python("import sys, captum_sgcampp; print('torch' in sys.modules, captum_sgcampp.picture.DPI)")
     assert outcome.stdout.split() == ["False", "200"], outcome.stderr
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from Linux")
-def test_memory_does_not_grow_with_the_number_of_samples() -> None:
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Conv2d(1, 16, 3, padding=1)
-
-        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            return self.layer(inputs).tanh().mean(dim=(2, 3))  # type: ignore[no-any-return]
-
-    method = LayerSmoothGradCAMpp(Model(), "layer")
-    image = torch.rand(1, 1, 256, 256)  # 4 MiB for each sample at the layer
-
-    def peak(n_samples: int) -> float:
-        Path("/proc/self/clear_refs").write_text("5")
-        method.attribute(image, 1, n_samples=n_samples)
-        return status("VmHWM") / 2**10
-
-    peak(8)
-    few, many = peak(8), peak(264)
-    assert many < few + 400  # 1024 MiB more, if but one tensor of each sample were kept
-
-
-def status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
 README = PYPROJECT.with_name("README.md")

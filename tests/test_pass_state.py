@@ -1,12 +1,12 @@
-"""What an attribution leaves behind in a model and in torch: nothing, also where it fails."""
+"""What an attribution leaves changed in a model and in torch: nothing, also where it fails."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from captum.attr import LayerGradCam
 from helpers import (
+    SMOOTH,
     Method,
     every_method,
     hooks_on,
@@ -22,11 +22,8 @@ from helpers import (
 from models import CLASSES, TARGETS, cut_inputs, cut_model, images, seeded
 from oracle import CutModel, expected, relative_error
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, list_layers
-
-NOISE: dict[str, Any] = {"n_samples": 2, "stdevs": 0.1}
 
 
 def scripted_child() -> nn.Sequential:
@@ -57,83 +54,6 @@ def test_list_layers_passes_over_what_takes_no_hooks() -> None:
     with pytest.raises(RuntimeError, match="channels"):
         list_layers(model, torch.rand(1, 5, 6, 6))
     assert hooks_on(model) == 0
-
-
-# --- weights that are cached ----------------------------------------------------------------------------------------
-
-
-class Doubled(nn.Module):
-    def forward(self, weight: Tensor) -> Tensor:
-        return 2 * weight.tanh()
-
-
-def parametrized() -> CutModel:
-    model = cut_model()
-    for layer in (model.get_submodule("below.0"), model.get_submodule("above.0")):
-        parametrize.register_parametrization(layer, "weight", Doubled())
-    return model
-
-
-def smooth(model: CutModel, inputs: Tensor) -> object:
-    return LayerSmoothGradCAMpp(model, "layer").attribute(inputs, TARGETS, **NOISE)
-
-
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda model, inputs: LayerGradCam(model, model.layer).attribute(inputs, TARGETS),  # the contract
-        lambda model, inputs: LayerGradCamPlusPlus(model, "layer").attribute(inputs, TARGETS),
-        smooth,
-        list_layers,
-    ],
-    ids=["captum", "plus_plus", "smooth", "list_layers"],
-)
-def test_weights_that_are_cached_meanwhile_can_be_trained(use: Callable[[CutModel, Tensor], object]) -> None:
-    gradients = []
-    for used in (False, True):
-        model, inputs = parametrized(), cut_inputs()
-        with parametrize.cached():
-            if used:
-                use(model, inputs)
-            model(inputs).square().sum().backward()
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    torch.testing.assert_close(*gradients)
-
-
-class Caching(nn.Module):
-    """Keeps what it computes from its weights, as some of timm's transformers do when they are evaluated."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.biases = nn.Parameter(torch.rand(2, 4))
-        self.places: Tensor
-        self.register_buffer("places", torch.arange(36).reshape(6, 6) % 4)
-        self.cache: Tensor | None = None
-
-    def forward(self, image: Tensor) -> Tensor:
-        if self.cache is None:
-            self.cache = self.biases[:, self.places]
-        return image + self.cache
-
-
-@pytest.mark.parametrize("noise", [{}, NOISE])
-def test_what_a_model_computes_from_its_weights_and_keeps_can_be_trained(noise: dict[str, Any]) -> None:
-    cut = cut_model(smooth=True)  # whose gradient any noise changes
-    caching: Caching = seeded(Caching).double()
-    model = CutModel(nn.Sequential(caching, cut.below), cut.layer, cut.above)
-    build = LayerSmoothGradCAMpp if noise else LayerGradCamPlusPlus
-    build(model, "layer").attribute(cut_inputs(), TARGETS, **noise)
-    assert caching.cache is not None and caching.cache.requires_grad
-    model(cut_inputs()).sum().backward()
-    assert caching.biases.grad is not None and caching.biases.grad.any()
-
-
-def test_a_graph_that_goes_through_a_pass_says_what_is_missing() -> None:
-    cut, kept = cut_model(), list[Tensor]()
-    cut.below.register_forward_hook(lambda _module, _args, output: kept.append(output))
-    LayerGradCamPlusPlus(cut, "layer").attribute(cut_inputs(), TARGETS)
-    with pytest.raises(RuntimeError, match="run by captum_sgcampp, which kept nothing below the layers"):
-        torch.autograd.grad(kept[0].sum(), list(cut.below.parameters()))
 
 
 # --- torch itself ---------------------------------------------------------------------------------------------------
@@ -174,7 +94,7 @@ def test_an_interruption_leaves_nothing_behind(number: int, part: str, mode: Cal
     with mode():
         before = state_of_torch()
         with pytest.raises(KeyboardInterrupt):
-            LayerSmoothGradCAMpp(model, "layer").attribute(cut_inputs(), TARGETS, generator=generator, **NOISE)
+            LayerSmoothGradCAMpp(model, "layer").attribute(cut_inputs(), TARGETS, generator=generator, **SMOOTH)
         assert state_of_torch() == before
     assert hooks_on(model) == 0
 

@@ -6,19 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import one
+from helpers import ALPHAS, method_for, one
 from models import TARGETS, cut_inputs, cut_model
 from oracle import CutModel, expected, inputs_seen, noisy_copies, relative_error
 from torch import Tensor, nn
 
-from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
-
-ALPHAS = ["bounded", "eq5", "eq7"]
-
-
-def method_for(n_samples: int) -> type[LayerGradCamPlusPlus]:
-    """The class whose map it is: without noise, Smooth Grad-CAM++ says that it is Grad-CAM++."""
-    return LayerSmoothGradCAMpp if n_samples else LayerGradCamPlusPlus
+from captum_sgcampp import LayerGradCamPlusPlus
 
 
 def noise(n_samples: int, stdevs: float = 0.15) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""A model finds everything as it is with Captum: hooks of others, the grad mode, gradients of its own.
-
-The wanted maps are those of Captum's own gradients, or of a plain twin of the model.
-"""
+"""A model does not notice that it is attributed to: not what it looks at, and no errors but its own."""
 
 from collections.abc import Callable
 from contextlib import nullcontext

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import SMOOTH, one
+from helpers import SMOOTH, method_for, one
 from models import TARGETS, cut_inputs, cut_model, images, seeded
 from oracle import Channels, CutModel, alpha, by_channel, inputs_seen, noisy_copies, relative_error, samples_of
 from torch import Tensor, nn
@@ -113,13 +113,8 @@ def positions_taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return taken
 
 
-def method_for(noise: dict[str, Any]) -> type[LayerGradCamPlusPlus]:
-    """The class whose map it is: without noise, Smooth Grad-CAM++ says that it is Grad-CAM++."""
-    return LayerSmoothGradCAMpp if noise.get("n_samples") else LayerGradCamPlusPlus
-
-
 def attribute(model: CutModel, inputs: Tensor, noise: dict[str, Any], **options: Any) -> tuple[Tensor, list[Tensor]]:
-    method = method_for(noise)(model, model.layer, **options)
+    method = method_for(noise.get("n_samples", 0))(model, model.layer, **options)
     torch.manual_seed(0)
     with inputs_seen(model) as seen:
         attribution = one(method.attribute(inputs, TARGETS, relu_attributions=False, **noise))
@@ -199,7 +194,7 @@ def test_autograd_of_exp_is_powers_on_piecewise_linear_networks(noise: dict[str,
 
     def maps(model: CutModel, source: str) -> Tensor:
         torch.manual_seed(0)
-        method = method_for(noise)(model, "layer", derivatives=source)
+        method = method_for(noise.get("n_samples", 0))(model, "layer", derivatives=source)
         return one(method.attribute(inputs, TARGETS, relu_attributions=False, **noise))
 
     true = maps(exponential, "autograd")
@@ -257,7 +252,9 @@ def test_autograd_where_reshape_transform_makes_one_map_of_all_rows(noise: dict[
             total: Tensor = self.layer(rows).sum().reshape(1)
             return total**3 / 6
 
-    method = method_for(noise)(Cube(), "layer", derivatives="autograd", reshape_transform=lambda rows: rows.T[None])
+    method = method_for(noise.get("n_samples", 0))(
+        Cube(), "layer", derivatives="autograd", reshape_transform=lambda rows: rows.T[None]
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "n_samples: smoothing changes nothing")
         attribution = one(method.attribute(torch.ones(4, 1, dtype=torch.float64), **noise))
@@ -311,7 +308,7 @@ def test_autograd_where_reshape_transform_joins_rows_of_an_example(
     """Each element is differentiated by itself, not together with that at its place in the example's other rows."""
     model, inputs = clips(by_frame), images(examples, 2, 5)
     options: dict[str, Any] = {"derivatives": "autograd", "reshape_transform": transform}
-    method = method_for(noise)(model, "layer", **options)
+    method = method_for(noise.get("n_samples", 0))(model, "layer", **options)
     with inputs_seen(model) as seen:
         attribution = one(method.attribute(inputs, TARGETS[:examples], relu_attributions=False, **noise))
     noisy = noisy_copies(seen)
@@ -418,7 +415,7 @@ def test_gradients_that_are_zero_give_a_zero_map_and_no_warning(source: str, noi
     model, inputs = with_head(cut_model(), lambda scores: scores * 0), cut_inputs()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        method = method_for(noise)(model, "layer", derivatives=source)
+        method = method_for(noise.get("n_samples", 0))(model, "layer", derivatives=source)
         assert not one(method.attribute(inputs, TARGETS, **noise)).any()
 
 
@@ -438,7 +435,7 @@ def test_gradients_that_are_zero_give_a_zero_map_and_no_warning(source: str, noi
 @pytest.mark.parametrize("noise", [{}, SMOOTH])
 def test_what_is_not_finite_is_said_with_its_layer(what: str, model: CutModel, noise: dict[str, Any]) -> None:
     with pytest.warns(UserWarning, match=f"layer: the {what} of 'layer' .* are not all finite") as caught:
-        method_for(noise)(model, "layer").attribute(cut_inputs(), TARGETS, **noise)
+        method_for(noise.get("n_samples", 0))(model, "layer").attribute(cut_inputs(), TARGETS, **noise)
     assert sum(what in str(warning.message) for warning in caught) == 1
     assert caught[0].filename == __file__
 
