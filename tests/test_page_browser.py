@@ -23,6 +23,8 @@ from torch import nn
 from captum_sgcampp import Explanation, explain
 from captum_sgcampp.page import save_page
 
+pytestmark = pytest.mark.slow  # a browser
+
 HOSTILE = (
     """</script><script>window.hacked = 1</script><!-- <img src=x onerror="hacked=1"> 'a' & "b" 猫 \\u003c {{data}}"""
 )

@@ -17,6 +17,8 @@ from torch import Generator, Tensor, nn
 from captum_sgcampp import Explanation, explain
 from captum_sgcampp.explanation import METHODS
 
+pytestmark = pytest.mark.slow  # a browser
+
 HALF = 2.0**-11
 """The relative error of rounding to half precision."""
 TARGETS = [4, 2]

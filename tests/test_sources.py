@@ -326,18 +326,18 @@ def test_autograd_of_filters_where_reshape_transform_joins_rows() -> None:
 
 
 def long_model() -> CutModel:
-    """With 128 positions at its layer."""
+    """With 64 positions at its layer."""
     model: CutModel = seeded(
         lambda: CutModel(
             nn.Conv1d(2, 4, 3),
             nn.Conv1d(4, 1, 3),
-            nn.Sequential(nn.Tanh(), nn.Conv1d(1, 3, 4, stride=4), nn.Tanh(), nn.Flatten(), nn.Linear(96, 5)),
+            nn.Sequential(nn.Tanh(), nn.Conv1d(1, 3, 4, stride=4), nn.Tanh(), nn.Flatten(), nn.Linear(48, 5)),
         )
     )
     return model.double()
 
 
-LONG_INPUTS = 2 * images(2, 2, 132)
+LONG_INPUTS = 2 * images(2, 2, 68)
 
 
 @pytest.fixture(scope="module")
@@ -353,9 +353,9 @@ def test_autograd_does_not_depend_on_how_many_positions_are_taken_at_once(
     sizes = positions_taken(monkeypatch)
     method = LayerGradCamPlusPlus(long_model(), "layer", derivatives="autograd")
     attribution = one(method.attribute(LONG_INPUTS, TARGETS[:2], relu_attributions=False))
-    assert attribution.shape == (2, 1, 128)
-    assert sum(sizes) == 128
-    assert max(sizes) == min(at_once, 128)
+    assert attribution.shape == (2, 1, 64)
+    assert sum(sizes) == 64
+    assert max(sizes) == min(at_once, 64)
     assert relative_error(attribution, wanted_of_long_model) < 1e-8
 
 
