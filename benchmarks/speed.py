@@ -240,7 +240,7 @@ def main() -> None:
         output = subprocess.check_output([str(part) for part in command], text=True, env=MEMORY_ENVIRONMENT)
         return f"{float(output):.0f}"
 
-    # Convolutions run in TensorFloat-32 where there is any; so shall the matrix product, the machine's limit.
+    # Convolutions run in TensorFloat-32 where there is any; so must the matrix product, the machine's limit.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     print(
         f"torch {torch.__version__} on {options.device}, {torch.get_num_threads()} threads, {options.images} images a "

@@ -154,7 +154,7 @@ def test_a_stage_that_has_most_of_the_blocks_is_not_skipped() -> None:
 
 
 def test_the_grid_of_tokens_follows_from_the_networks_input() -> None:
-    """A `tokens_to_map()` of one's own, in a file, for an input that is not square: 8 patches are 4 x 2."""
+    """A file with its own `tokens_to_map()`, for an input that is not square: 8 patches are 4 x 2."""
     timm = pytest.importorskip("timm")
     model = timm.models.VisionTransformer(img_size=(64, 32), patch_size=16, embed_dim=16, depth=1, num_heads=2)
     classifier = Classifier(

@@ -1,4 +1,4 @@
-"""Networks of one's own that are no stack of nn.Conv2d, or no model at all: a default layer, or one line that helps."""
+"""Networks of the user that are no stack of nn.Conv2d, or no model at all: a default layer, or one line that helps."""
 
 import csv
 import warnings

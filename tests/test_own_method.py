@@ -1,4 +1,4 @@
-"""A method of one's own is a subclass that overrides the weights; all else comes with it."""
+"""A user's method is a subclass that overrides the weights; all else comes with it."""
 
 from typing import Any
 

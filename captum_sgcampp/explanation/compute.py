@@ -101,7 +101,7 @@ def explain(
     Raises:
         TypeError: `inputs` is not a tensor, or `methods`, `layers`, `targets` or `class_names` is not a list.
         ValueError: `inputs` is not one example, or the model does not return one row of scores; `methods`, `layers` or
-            `targets` is empty, repeats one or has an unknown one; there is not a name for each class; `photograph` is
+            `targets` is empty, repeats one or has an unknown one; some classes have no name; `photograph` is
             not an image; a layer has several tensors, or rows that are not the example, such as frames or windows; or,
             without a `reshape_transform`, it surely is no map of the image: tokens, or channels that are last. Beyond
             that, whatever :meth:`LayerSmoothGradCAMpp.attribute` raises.
