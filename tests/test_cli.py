@@ -280,7 +280,12 @@ def test_the_parser_knows_the_alphas_of_the_library() -> None:
 def test_ctrl_c_is_one_line() -> None:
     command_line = [sys.executable, "-m", "captum_sgcampp", "-"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command_line, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if the tests run in the background
+    try:
+        process = subprocess.Popen(command_line, stdin=pipe, stdout=pipe, stderr=pipe)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         assert process.stdin is not None
         process.stdin.write(bytes(2**20))  # more than a pipe holds: when this returns, the command is reading
         process.send_signal(signal.SIGINT)
