@@ -58,7 +58,8 @@ def fifth_map(model: Any, inputs: Tensor, layer: str, target: int, **options: An
 
 def explanation() -> tuple[Any, Tensor, Explanation]:
     model, x = network(), images(1, 3, 11, 13, dtype=torch.float32)
-    explained = explain(model, x, ["conv", "block"], [1, 2], generator=generator(), **NOISE)
+    methods = list(catalogue.by_name())
+    explained = explain(model, x, ["conv", "block"], [1, 2], methods=methods, generator=generator(), **NOISE)
     return model, x, explained
 
 

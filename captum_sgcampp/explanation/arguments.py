@@ -14,10 +14,8 @@ from captum_sgcampp.methods.catalogue import Method
 ClassNames = Sequence[str] | Mapping[int, str]
 
 
-def chosen_methods(names: Sequence[str] | None) -> list[Method]:
-    """The methods of these names; None stands for all."""
-    if names is None:
-        return list(catalogue.METHODS)
+def chosen_methods(names: Sequence[str]) -> list[Method]:
+    """The methods of these names."""
     if isinstance(names, str) or not isinstance(names, Sequence):
         raise TypeError(f"methods: must be a list, but is {names!r}.")
     known = catalogue.by_name()

@@ -44,7 +44,7 @@ def explain(
     additional_forward_args: Any = None,
     *,
     top_k: int = 1,
-    methods: Sequence[str] | None = None,
+    methods: Sequence[str] = METHODS,
     n_samples: int = 25,
     stdevs: float | Sequence[float] = 0.3,
     n_samples_batch_size: int | None = None,
@@ -75,7 +75,7 @@ def explain(
             probable
         additional_forward_args: Further arguments of `model`, after the input. Default: None
         top_k: The number of classes to explain if `targets` are not given. Default: 1
-        methods: Some of :data:`METHODS`, in the order of the picture's columns. Default: None, all of them
+        methods: Some of :data:`METHODS`, in the order of the picture's columns. Default: all
         n_samples: Number of noisy copies; with 0, smooth methods show the map without noise. Default: 25
         stdevs: Standard deviation of the noise, in the units of `inputs`; see
             :meth:`LayerSmoothGradCAMpp.attribute`. Default: 0.3
