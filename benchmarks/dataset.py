@@ -27,9 +27,8 @@ from photographs import photographs
 from torchvision import models
 from torchvision.datasets import ImageFolder
 
-from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, attribute_dataset
+from captum_sgcampp import CamAttribution, LayerGradCamPlusPlus, LayerSmoothGradCAMpp, attribute_dataset
 from captum_sgcampp._passes.noise import images_at_once
-from captum_sgcampp.methods.base import CamAttribution
 
 MODEL, LAYER = "resnet50", "layer3"
 N_SAMPLES = (0, 5)

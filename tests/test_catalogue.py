@@ -70,6 +70,12 @@ def test_each_class_is_found_by_its_row() -> None:
     assert len(catalogue.by_name()) == len(catalogue.by_word()) == len(catalogue.METHODS)
 
 
+def test_only_grad_cam_plus_plus_has_an_alpha() -> None:
+    model = network()
+    having = [method.name for method in catalogue.METHODS if hasattr(method.make(model, "conv", alpha="eq5"), "alpha")]
+    assert having == ["Grad-CAM++", "Smooth Grad-CAM++"]
+
+
 def test_explain_knows_it() -> None:
     model, x, explained = explanation()
     assert [method for method, layer, target in explained.maps if (layer, target) == ("conv", 1)] == [

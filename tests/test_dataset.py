@@ -34,9 +34,14 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import TensorDataset
 from torchvision.datasets import ImageFolder
 
-from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, attribute_dataset, open_maps
+from captum_sgcampp import (
+    LayerGradCamPlusPlus,
+    LayerSmoothGradCAMpp,
+    SmoothCamAttribution,
+    attribute_dataset,
+    open_maps,
+)
 from captum_sgcampp.dataset.batch_maps import noise_seed
-from captum_sgcampp.methods.smooth_base import SmoothCamAttribution
 
 N_PHOTOGRAPHS = 10
 
