@@ -11,12 +11,8 @@ import copyreg
 import dis
 import functools
 import hashlib
-import importlib.util
 import re
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from types import BuiltinFunctionType, CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
@@ -26,19 +22,17 @@ from torch import Tensor
 from torch.nn import Module
 
 import captum_sgcampp
-from captum_sgcampp._models.bytecode import global_names_of, instructions_of, is_installed
-from captum_sgcampp._torch import FORWARD_HOOKS, OF_EVERY_MODULE, uncompiled_function
+from captum_sgcampp._models.bytecode import global_names_of, instructions_of
+from captum_sgcampp._torch import uncompiled_function
+from captum_sgcampp.dataset.module_settings import PLAIN, compiled_graph, settings_of
+from captum_sgcampp.dataset.own_code import imported_by, is_own, named_in
+from captum_sgcampp.dataset.results import assigned_in_calls, function_of, is_attribute, is_cache, results_of
 from captum_sgcampp.layers import unwrap
 
 MAX_DEPTH = 50
 """How many values within one another are looked at."""
-_WITH_VERSIONS = {"captum", "captum_sgcampp", "torch"}
-"""Packages whose versions a run knows, however they are installed."""
 _WITHOUT_INFLUENCE = ("random.", "numpy.random.", f"{torch.Generator.__module__}.Generator", "tqdm.", "logging.")
 """What objects are called whose state changes with every use, and whether it decides nothing or cannot be compared."""
-_LOADS = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER", "LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CONST", "DELETE_")
-"""What the instructions that use a variable or an attribute begin with."""
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype)
 
 
 def fingerprint(value: object) -> str:
@@ -68,22 +62,6 @@ def fingerprint_of_tensors(tensors: Mapping[str, Any]) -> str:
         except (NotImplementedError, RuntimeError, ValueError):  # without values, as of meta tensors and lazy layers
             digest.update(f"{name} {name_of(type(tensor))}\n".encode())
     return digest.hexdigest()
-
-
-def attributes_of(value: object) -> dict[str, Any]:
-    """The attributes of an object that are neither results nor caches."""
-    kind, attributes = type(value), getattr(value, "__dict__", {})
-    assigned = _assigned_in_calls(kind)
-    return {name: one for name, one in attributes.items() if not _is_cache(kind, name, assigned)}
-
-
-def is_own(module: str | None) -> bool:
-    """Whether code of this module is the user's own, and not that of Python or of an installed package."""
-    package = (module or "").partition(".")[0]
-    if package in _WITH_VERSIONS or package in sys.stdlib_module_names - {"__main__"}:
-        return False
-    file = getattr(sys.modules.get(module or ""), "__file__", None)
-    return not file or not is_installed(file)
 
 
 def name_of(value: Any) -> str:
@@ -120,13 +98,13 @@ class _Description:
     def of_parts(self, model: Module) -> str:
         """Describes the classes and settings of a model's parts."""
         return self._list(
-            f"{name}: {self._class(type(part))} {self._items(_settings_of(part))}"
+            f"{name}: {self._class(type(part))} {self._items(settings_of(part))}"
             for name, part in model.named_modules()
         )
 
     def _described(self, value: Any) -> str:
         simple: list[tuple[Any, Callable[[Any], str]]] = [
-            (_PLAIN, repr),
+            (PLAIN, repr),
             (CodeType, self._code),
             (tuple, self._sequence),
             ((set, frozenset), lambda values: self._list(sorted(_Description().of(one) for one in values))),
@@ -155,7 +133,7 @@ class _Description:
             (FunctionType, self._function),
             (MethodType, lambda method: self._sequence((method.__func__, method.__self__))),
             (BuiltinFunctionType, lambda builtin: f"{name_of(builtin)} {self.of(builtin.__self__)}"),
-            (torch.jit.ScriptFunction, lambda function: self._items(_compiled(function))),
+            (torch.jit.ScriptFunction, lambda function: self._items(compiled_graph(function))),
         ]
         for kinds, describe in containers:
             if isinstance(value, kinds):
@@ -165,7 +143,7 @@ class _Description:
     def _function(self, function: FunctionType) -> str:
         code = function.__code__
         instructions = list(instructions_of(code))
-        results, globals_read = _results(code), global_names_of(code)
+        results, globals_read = results_of(code), global_names_of(code)
         closure = {
             name: cell
             for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)
@@ -177,9 +155,9 @@ class _Description:
             if name in globals_read - results and is_own(function.__module__)
         }
         # What a function calls as an attribute of the user's own modules, as in `helpers.scale(x)`, or imports.
-        attributes = {one.argval for one in instructions if _is_attribute(one) or one.opname == "IMPORT_FROM"}
-        modules = [*known.values(), *_imported(function, instructions)] if is_own(function.__module__) else []
-        within = _of_modules(modules, attributes)
+        attributes = {one.argval for one in instructions if is_attribute(one) or one.opname == "IMPORT_FROM"}
+        modules = [*known.values(), *imported_by(function, instructions)] if is_own(function.__module__) else []
+        within = named_in(modules, attributes)
         settings = {name: value for name, value in vars(function).items() if name != "__wrapped__"}
         return self._list(
             [
@@ -204,7 +182,7 @@ class _Description:
         own: dict[str, Any] = {}
         for base in kind.__mro__:
             for name, value in vars(base).items():
-                function = _function_of(value)
+                function = function_of(value)
                 if function is not None:
                     is_described = is_own(function.__module__)
                 else:
@@ -234,9 +212,9 @@ class _Description:
             return reduced
         function, args, state, items, pairs = (*reduced, None, None, None)[:5]
         if isinstance(state, dict) or state is None:  # as where there is nothing in it yet
-            assigned = _assigned_in_calls(kind)
+            assigned = assigned_in_calls(kind)
             state = self._items(
-                {name: one for name, one in (state or {}).items() if not _is_cache(kind, name, assigned)}
+                {name: one for name, one in (state or {}).items() if not is_cache(kind, name, assigned)}
             )
         return self._sequence((kind, function, args, state, list(items or ()), list(pairs or ())))
 
@@ -258,140 +236,8 @@ def _hashed(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def _imported(function: FunctionType, instructions: Iterable[dis.Instruction]) -> Iterator[Any]:
-    """The user's own modules that a function imports when it is called; they are imported now."""
-    package = str(function.__globals__.get("__package__") or "")
-    level, name = 0, ""
-    for one in instructions:
-        with suppress(Exception):  # which the function may expect
-            if one.opname in {"LOAD_CONST", "LOAD_SMALL_INT"} and isinstance(one.argval, int):
-                level = one.argval  # how many packages further up, of the import that follows
-            elif one.opname == "IMPORT_NAME":
-                name = importlib.util.resolve_name("." * level + one.argval, package)
-                if _is_of_user(name):
-                    yield importlib.import_module(name)
-                    yield sys.modules[name.partition(".")[0]]
-            elif one.opname == "IMPORT_FROM" and _is_of_user(name) and not hasattr(sys.modules[name], one.argval):
-                importlib.import_module(f"{name}.{one.argval}")
-
-
-def _is_of_user(name: str) -> bool:
-    """Whether a module that may not be imported yet is the user's own."""
-    package = name.partition(".")[0]
-    spec = None if package in sys.modules else importlib.util.find_spec(package)
-    return is_own(name) and not is_installed(str(spec.origin if spec else ""))
-
-
-def _of_modules(modules: Iterable[Any], attributes: set[str]) -> dict[str, Any]:
-    """What the user's own modules have under some names; modules among that are searched too."""
-    found: dict[str, Any] = {}
-    pending, seen = list(modules), set[int]()
-    while pending:
-        module = pending.pop()
-        if isinstance(module, ModuleType) and is_own(module.__name__) and id(module) not in seen:
-            seen.add(id(module))
-            own = {name: value for name, value in vars(module).items() if name in attributes}
-            found |= {f"{module.__name__}.{name}": value for name, value in own.items()}
-            pending += own.values()
-    return found
-
-
-def _results(code: CodeType) -> set[str]:
-    """The variables beyond its own that code only assigns to or counts up, and never uses otherwise."""
-    instructions = list(instructions_of(code))
-    assigned = {one.argval for one in instructions if one.opname in {"STORE_GLOBAL", "STORE_DEREF"}}
-    return assigned - _used(instructions, "STORE_GLOBAL", "STORE_DEREF")
-
-
-def _used(instructions: list[dis.Instruction], *stores: str) -> set[str]:
-    """The names that code uses, other than to count them up, as `counter += 1` does; also as text, for `getattr`."""
-    loads: Counter[str] = Counter()
-    for number, one in enumerate(instructions):
-        if one.opname in stores and _counts_up(instructions, number):
-            loads[one.argval] -= 1
-        elif one.opname.startswith(_LOADS) and isinstance(one.argval, str):
-            loads[one.argval] += 1
-    return {name for name, times in loads.items() if times > 0}
-
-
-def _counts_up(instructions: list[dis.Instruction], number: int) -> bool:
-    """Whether an instruction stores what the one before has changed in place."""
-    before = next(one for one in reversed(instructions[:number]) if one.opname not in {"SWAP", "ROT_TWO"})
-    return before.opname.startswith("INPLACE_") or (before.opname == "BINARY_OP" and str(before.argrepr)[-1:] == "=")
-
-
-def _assigned_in_calls(kind: type) -> frozenset[str]:
-    """The attributes that a class assigns to in calls of its objects and never uses: results, such as a counter."""
-    methods = (
-        (name, function.__code__)
-        for base in kind.__mro__
-        if base not in {Module, object}
-        for name, value in vars(base).items()
-        if (function := _function_of(value))
-    )
-    return _assigned_in_calls_of(tuple(methods))
-
-
-@functools.lru_cache(maxsize=1024)  # a model has many modules, and few classes
-def _assigned_in_calls_of(methods: tuple[tuple[str, CodeType], ...]) -> frozenset[str]:
-    functions = [(name, list(instructions_of(code))) for name, code in methods]
-    called = {name for name, _ in functions if name.startswith("forward") or name in {"__call__", "__getitem__"}}
-    reached: set[str] = set()
-    while called - reached:  # with the methods that these call
-        reached |= called
-        called = {one.argval for name, code in functions if name in reached for one in code if _is_attribute(one)}
-        called &= {name for name, _ in functions}
-    assigned = {one.argval for name, code in functions if name in reached for one in code if one.opname == "STORE_ATTR"}
-    return frozenset(assigned).difference(*(_used(code, "STORE_ATTR") for _, code in functions))
-
-
-def _is_attribute(instruction: dis.Instruction) -> bool:
-    return instruction.opname.startswith(("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER"))
-
-
 def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
     except ValueError:  # not assigned yet
         return None
-
-
-def _function_of(value: object) -> FunctionType | None:
-    """The function behind an attribute of a class."""
-    value = value.fget if isinstance(value, property) else value
-    value = value.func if isinstance(value, functools.cached_property) else value
-    value = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
-    return value if isinstance(value, FunctionType) else None
-
-
-def _settings_of(module: Module) -> dict[str, Any]:
-    """What decides what a module computes and is neither in its state dict nor a result or a cache of its passes."""
-    kind, compiled = type(module), _compiled(module)
-    assigned = _assigned_in_calls(kind)
-    settings = {
-        name: value
-        for name, value in vars(module).items()
-        if name not in OF_EVERY_MODULE
-        and not _is_cache(kind, name, assigned)
-        and (not compiled or isinstance(value, (Tensor, *_PLAIN)))  # the others are torch's own
-    }
-    hooks = {name: hooks for name in FORWARD_HOOKS if (hooks := list(vars(module).get(name, {}).values()))}
-    return {**settings, **compiled, **hooks}
-
-
-def _is_cache(kind: type, name: str, assigned: frozenset[str]) -> bool:
-    """Whether an attribute is surely a result or a cache. What only may be one counts, lest a map be silently wrong."""
-    is_cached = isinstance(getattr(kind, name, None), functools.cached_property)
-    return is_cached or name in assigned or name.strip("_").endswith("cache")
-
-
-def _compiled(value: Any) -> dict[str, Any]:
-    """The graph and the constants of what torch has scripted, traced or exported."""
-    graph = getattr(value, "graph", None)
-    if isinstance(graph, torch.fx.Graph):
-        return {"graph": str(graph)}
-    if isinstance(value, (torch.jit.ScriptModule, torch.jit.ScriptFunction)) and graph is not None:
-        _, constants = getattr(value, "code_with_constants", (None, None))
-        text = re.sub(r"\.___torch_mangle_\d+", "", graph.str(False))  # without places, and the number of the copy
-        return {"graph": text, "constants": getattr(constants, "const_mapping", None)}
-    return {}

@@ -19,7 +19,6 @@ import captum_sgcampp
 from captum_sgcampp._models.closures import modules_of
 from captum_sgcampp.dataset.batch_maps import BatchMaps
 from captum_sgcampp.dataset.fingerprint import (
-    attributes_of,
     fingerprint,
     fingerprint_of_parts,
     fingerprint_of_tensors,
@@ -27,6 +26,7 @@ from captum_sgcampp.dataset.fingerprint import (
     text_of,
 )
 from captum_sgcampp.dataset.images import file_state, folder_of, lists_files, origin
+from captum_sgcampp.dataset.results import attributes_of
 from captum_sgcampp.layers import unwrap
 
 _DESCRIBED_ELSEWHERE = {"self", "forward_func", "model", "layer", "device_ids"}
