@@ -23,11 +23,11 @@ def write_whole(file: Path, content: bytes | memoryview | Callable[[BinaryIO], o
     Raises:
         OSError: It cannot be written. What was there before is left as it was, and nothing else is left behind.
     """
-    target = file.resolve()
-    if target.exists() and not target.is_file():
-        with target.open("wb") as stream:
+    if file.exists() and not file.is_file():  # asked before links are followed, which for /dev/stdout lead nowhere
+        with file.open("wb") as stream:
             _write(stream, content)
         return
+    target = file.resolve()
     while True:
         temporary = target.with_name(f"{_PREFIX}{uuid.uuid4().hex}{_SUFFIX}")
         try:

@@ -14,10 +14,19 @@ from PIL import Image
 from torch import Generator, Tensor, nn
 from torch.utils.data import TensorDataset
 
-from captum_sgcampp import Explanation, SmoothCamAttribution, attribute_dataset, explain, open_maps
+from captum_sgcampp import (
+    Explanation,
+    LayerGradCamPlusPlus,
+    SmoothCamAttribution,
+    attribute_dataset,
+    explain,
+    open_maps,
+)
+from captum_sgcampp.explanation import METHODS
 from captum_sgcampp.formulas import Derivatives
 from captum_sgcampp.methods import catalogue
 from captum_sgcampp.methods.catalogue import Method
+from captum_sgcampp.methods.grad_cam import GradCam
 
 NOISE: dict[str, Any] = {"n_samples": 3, "stdevs": 0.3}
 
@@ -66,8 +75,55 @@ def explanation() -> tuple[Any, Tensor, Explanation]:
 def test_each_class_is_found_by_its_row() -> None:
     for method in catalogue.METHODS:
         assert catalogue.method_of(method.load()) is method
-    assert catalogue.method_of(type("Other", (SmoothHiResCam,), {})) is None
+        assert catalogue.method_of(type("Sub", (method.load(),), {})) is method
+        assert catalogue.method_of(type("Other", (method.load(),), {"weights": lambda *_: None})) is None
+
+
+def test_no_row_contradicts_its_class_or_another_row() -> None:
     assert len(catalogue.by_name()) == len(catalogue.by_word()) == len(catalogue.METHODS)
+    for method in catalogue.METHODS:
+        assert method.is_smooth == issubclass(method.load(), SmoothCamAttribution)
+        assert method.is_smooth or method.without_noise is None
+
+
+class HandsOn(LayerGradCamPlusPlus):
+    def __init__(self, *args: Any, strength: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.strength = strength
+
+
+def test_settings_reach_a_class_that_hands_them_on() -> None:
+    method = Method("Handing on", "handing-on", __name__, "HandsOn")
+    assert [one for one in ("alpha", "derivatives", "strength", "other") if method.takes(one)] == [
+        "alpha",
+        "derivatives",
+        "strength",
+    ]
+    made = method.make(network(), "conv", alpha="eq5", derivatives="exp", other=1)
+    assert isinstance(made, HandsOn) and (made.alpha, made.derivatives) == ("eq5", "exp")
+
+
+class TrueSecond(SmoothCamAttribution):
+    """Needs the true second derivative, whatever `explain` is given."""
+
+    def __init__(self, forward_func: Any, layer: Any) -> None:
+        super().__init__(forward_func, layer, derivatives="autograd")
+
+    def weights(self, activations: Tensor, derivatives: Derivatives) -> Tensor:  # noqa: ARG002
+        return derivatives.second
+
+
+def test_explain_refuses_a_source_that_a_method_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Method("True second", "true-second", __name__, "TrueSecond", is_smooth=True)
+    monkeypatch.setattr(catalogue, "METHODS", (row,))
+    x = images(1, 3, 5, 5, dtype=torch.float32)
+    with pytest.raises(ValueError, match="derivatives: must be 'autograd' for True second, but is 'powers'"):
+        explain(network(), x, "conv", [1], methods=["True second"])
+    explained = explain(
+        network(), x, "conv", [1], methods=["True second"], derivatives="autograd", n_samples=1, generator=generator()
+    )
+    alone = TrueSecond(network(), "conv").attribute(x, 1, n_samples=1, stdevs=0.3, generator=generator())
+    torch.testing.assert_close(explained.maps["True second", "conv", 1], alone)
 
 
 def test_only_grad_cam_plus_plus_has_an_alpha() -> None:
@@ -78,13 +134,8 @@ def test_only_grad_cam_plus_plus_has_an_alpha() -> None:
 
 def test_explain_knows_it() -> None:
     model, x, explained = explanation()
-    assert [method for method, layer, target in explained.maps if (layer, target) == ("conv", 1)] == [
-        "Grad-CAM",
-        "Grad-CAM++",
-        "Smooth Grad-CAM++",
-        "Smooth Layer-CAM",
-        "Smooth HiResCAM",
-    ]
+    shown = [method for method, layer, target in explained.maps if (layer, target) == ("conv", 1)]
+    assert shown == [*METHODS, "Smooth HiResCAM"]
     for layer in ("conv", "block"):
         torch.testing.assert_close(
             explained.maps["Smooth HiResCAM", layer, 2], fifth_map(model, x, layer, 2), rtol=1e-5, atol=1e-6
@@ -148,6 +199,11 @@ def test_the_command_knows_it(
     assert not any(torch.equal(maps["smooth-hirescam"], other) for word, other in maps.items() if word != FIFTH.word)
 
 
+class SmoothGradCam(SmoothCamAttribution):
+    def weights(self, activations: Tensor, derivatives: Derivatives) -> Tensor:
+        return GradCam.weights(self, activations, derivatives)  # type: ignore[arg-type]
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     with chrome.chromium() as found:
@@ -167,6 +223,29 @@ def test_the_call_that_a_page_prints_can_be_run(chromium: Any, tmp_path: Path) -
     assert torch.equal(wanted, fifth_map(model, x, "block", 2))
     actual = torch.tensor(shown["map"]).reshape(wanted.shape)
     torch.testing.assert_close(actual, wanted, rtol=1e-2, atol=1e-2 * float(wanted.max()))
+
+
+@pytest.mark.filterwarnings("ignore:n_samples. is 0:UserWarning")
+@pytest.mark.parametrize("filters", [[], [1, 3]])
+@pytest.mark.parametrize("derivatives", ["powers", "exp"])
+def test_without_noise_the_call_is_that_of_the_method_that_is_named(
+    chromium: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, derivatives: str, filters: list[int]
+) -> None:
+    """Captum's own class has another interface."""
+    row = Method("Smooth Grad-CAM", "smooth-grad-cam", __name__, "SmoothGradCam", True, without_noise="Grad-CAM")
+    monkeypatch.setattr(catalogue, "METHODS", (*catalogue.METHODS, row))
+    model, x = network(), images(1, 3, 11, 13, dtype=torch.float32)
+    explain(
+        model, x, "block", [1], methods=["Grad-CAM", "Smooth Grad-CAM"], n_samples=0, derivatives=derivatives
+    ).save_page(tmp_path / "page.html")
+    with chrome.open_page(chromium, tmp_path / "page.html") as page:
+        chrome.settled(page)
+        calls = [
+            page.evaluate(SHOWN, {"method": method, "layer": "block", "target": 1, "filters": filters})["call"]
+            for method in ("Grad-CAM", "Smooth Grad-CAM")
+        ]
+    assert calls[0] == calls[1] and "LayerGradCam" in calls[0]
+    exec(calls[1], {"model": model, "x": x})  # noqa: S102
 
 
 SHOWN = """async (choice) => {

@@ -33,7 +33,17 @@ def test_ci_runs_the_commands_that_the_readme_prints(name: str) -> None:
     outcome = subprocess.run([CI / "readme-command", name], capture_output=True, text=True, check=True)
     (command,) = outcome.stdout.splitlines()
     assert command in re.findall(r"```sh\n(.*)\n```", (ROOT / "README.md").read_text())
-    assert f"$(.ci/readme-command {name})" in (CI / "run").read_text()
+    run = (CI / "run").read_text()
+    assert re.search(
+        rf'^command=\$\(\.ci/readme-command {name}\).*\n(output=\$\()?bash -c "\$command"\)?$', run, re.MULTILINE
+    )
+
+
+def test_the_other_versions_of_python_run_the_readmes_tests() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert re.search(
+        r'run: \|\n +command=\$\(\.ci/readme-command pytest\)\n +bash -c "\$command"$', workflow, re.MULTILINE
+    )
 
 
 def test_ci_runs_the_lowest_python_that_is_claimed() -> None:

@@ -1,5 +1,6 @@
 """The command's files: photographs from anywhere, and pictures that never overwrite one of them or each other."""
 
+import errno
 import io
 import os
 import subprocess
@@ -273,6 +274,9 @@ def test_a_photograph_is_never_written_over(capsys: pytest.CaptureFixture[str]) 
     assert tiny_page("x.png", "page") == "page.html"
     with pytest.raises(CommandError, match=r"--page x.png would overwrite a file that the command reads"):
         tiny_page("x.png", "x.png")
+    for folder in (".", "/"):
+        with pytest.raises(CommandError, match=f"--page {folder} is a folder"):
+            tiny_page("x.png", folder)
     Path("sl").mkdir()
     Path("sl/captum-sgcampp-a.png").symlink_to("captum-sgcampp-b.png")
     tiny("a.png", "b.png")
@@ -325,6 +329,21 @@ def test_links_that_lead_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
     Path("loop.png").symlink_to("loop.png")
     assert main([*FAST, "--output", "loop.png"]) == 2
     assert capsys.readouterr().err.startswith("captum-sgcampp: cannot write loop.png: ")
+
+
+def test_a_picture_is_written_whole_or_not_at_all(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out_of_space(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    Path("out.png").write_text("as it was")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", run_out_of_space)
+        assert main([*FAST, "--output", "out.png"]) == 2
+    assert capsys.readouterr().err.startswith("captum-sgcampp: cannot write out.png: No space left on device")
+    assert Path("out.png").read_text() == "as it was"
+    assert not any(file.name.endswith(".tmp") for file in Path().iterdir())
 
 
 def test_a_folder_that_cannot_be_written_to(capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,7 @@ def small_resnet(n_classes: int = 7) -> nn.Module:
         *((".pt", container) for container in [None, "state_dict", "model", "model_state_dict", "state_dict_ema"]),
     ],
 )
-def test_weights_that_people_have(suffix: str, prefix: str, container: str | None) -> None:
+def test_weights_of_users(suffix: str, prefix: str, container: str | None) -> None:
     def small_model() -> nn.Module:
         return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
 

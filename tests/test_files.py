@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,16 @@ def test_a_pipe_is_written_to(file: Path) -> None:
     reader.join()
     assert read == [b"content"]
     assert stat.S_ISFIFO(file.stat().st_mode)
+
+
+def test_a_link_to_standard_output_is_written_to(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("/dev/stdout")
+    code = (
+        "import sys, pathlib, captum_sgcampp._files as files; files.write_whole(pathlib.Path(sys.argv[1]), b'content')"
+    )
+    outcome = subprocess.run([sys.executable, "-c", code, link], stdout=subprocess.PIPE, check=True)
+    assert outcome.stdout == b"content"
 
 
 def test_a_file_has_the_permissions_of_any_new_one(file: Path) -> None:

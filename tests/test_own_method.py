@@ -1,5 +1,6 @@
 """A user's method is a subclass that overrides the weights; all else comes with it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ from captum.attr import LayerGradCam
 from helpers import one
 from models import TARGETS, cut_inputs, cut_model
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
-from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp
+from captum_sgcampp import LayerGradCamPlusPlus, LayerSmoothGradCAMpp, attribute_dataset
 from captum_sgcampp.formulas import Derivatives
 
 
@@ -64,3 +66,37 @@ def test_filters_neurons_layers_and_targets_come_with_it() -> None:
             assert one(actual).shape[1] == 2
             assert not one(actual)[:, :, 0, 0].any()
             torch.testing.assert_close(actual, wanted, rtol=1e-12, atol=0)
+
+
+class Doubled(LayerSmoothGradCAMpp):
+    """Overrides `attribute`, not the weights."""
+
+    def attribute(self, inputs: Any, target: Any = None, *args: Any, factor: float = 2, **kwargs: Any) -> Any:
+        return super().attribute(inputs, target, *args, **kwargs) * factor
+
+
+def test_an_attribute_of_the_users_is_never_passed_by(tmp_path: Path) -> None:
+    model, inputs = cut_model(), cut_inputs()
+    with pytest.raises(TypeError, match="attribute_targets: Doubled overrides attribute, which would not be called"):
+        Doubled(model, "layer").attribute_targets(inputs, [1], **noise())
+    options: dict[str, Any] = {"target": [1, 2], "n_samples": 2}
+    plain = attribute_dataset(LayerSmoothGradCAMpp(model, "layer"), TensorDataset(inputs), tmp_path / "1", **options)
+    maps = attribute_dataset(Doubled(model, "layer"), TensorDataset(inputs), tmp_path / "2", factor=3, **options)
+    for key in (f"{name}/{target}" for name in maps.names for target in (1, 2)):
+        assert plain[key].any()
+        torch.testing.assert_close(maps[key], plain[key] * 3)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        ((), {"n_sample": 3}, "unexpected keyword argument 'n_sample'"),
+        ((), {"target": 3}, "multiple values for argument 'target'"),
+        ((None,) * 6, {}, "too many positional arguments"),
+    ],
+)
+def test_wrong_arguments_of_several_targets(args: tuple[Any, ...], kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(
+        TypeError, match=f"^attribute_targets: what follows the targets must suit attribute: .*{message}"
+    ):
+        LayerSmoothGradCAMpp(cut_model(), "layer").attribute_targets(cut_inputs(), [1], *args, **kwargs)

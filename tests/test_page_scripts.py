@@ -56,6 +56,9 @@ def test_a_module_that_two_import_is_there_once() -> None:
         "const [first, second] = sizes;",
         "const { size } = page;",
         "var size = 3;",
+        'document.title = "</script>";',
+        'document.title = "<!-- <script>";',
+        "document.title = `",
     ],
 )
 def test_another_form_is_refused(line: str) -> None:

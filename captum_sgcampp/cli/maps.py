@@ -97,11 +97,11 @@ def write_maps(
     Raises:
         CommandError: The maps cannot be computed or written.
     """
-    method, noise = _method(classifier, layers, attribution)
     photographs = list({photograph.file: photograph for photograph in photographs}.values())  # a file given twice
     image_size = None if layers.are_maps or classifier.reshape_transform else classifier.image_size
     names = names_of(photographs)
     try:
+        method, noise = _method(classifier, layers, attribution)
         maps = attribute_dataset(
             method,
             Photographs(photographs, classifier.preprocess, classifier.name, image_size),

@@ -58,6 +58,8 @@ def page_file(page: Path, photographs: Sequence[Photograph], read: Sequence[Path
     Raises:
         CommandError: It is a folder, or a file that the command reads.
     """
+    if not page.name:
+        raise CommandError(f"--page {shown(page)} is a folder")
     file = page if page.suffix else page.with_name(f"{page.name}.html")
     return _checked("--page", file, _inputs(photographs, read))
 

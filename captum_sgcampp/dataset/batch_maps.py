@@ -97,7 +97,8 @@ class BatchMaps:
                 :meth:`Targets.choose` raise.
         """
         images = images.to(self.device, non_blocking=True)
-        attribute = self._ours if isinstance(self.method, CamAttribution) else self._captums
+        is_plain = isinstance(self.method, CamAttribution) and self.method.has_plain_attribute()
+        attribute = self._ours if is_plain else self._others
         output, targets, attributions = attribute(names, images, labels)
         maps: list[list[Map]] = [[] for _ in names]
         for target, attribution in zip(targets, attributions, strict=True):
@@ -147,17 +148,13 @@ class BatchMaps:
             chosen[:] = [(output, targets)]
             return [target.for_captum for target in targets]
 
-        arguments = self.arguments
-        if isinstance(self.method, SmoothCamAttribution):
-            generators = [Generator(images.device).manual_seed(noise_seed(self.seed, name)) for name in names]
-            arguments = {**arguments, "generator": generators}
-        attributions = self.method.attribute_targets(images, choose, **arguments)
+        attributions = self.method.attribute_targets(images, choose, **self._arguments(names, images))
         return *chosen[0], attributions
 
-    def _captums(
-        self, _names: Sequence[str], images: Tensor, labels: Sequence[int | None]
+    def _others(
+        self, names: Sequence[str], images: Tensor, labels: Sequence[int | None]
     ) -> tuple[Tensor, list[BatchTarget], Sequence[Any]]:
-        """Captum's methods need the targets beforehand, from a pass of its own."""
+        """Captum's methods, and an `attribute` of the user's, need the targets beforehand, from a pass of its own."""
         output, _ = self.run(images)
         targets = self.targets.choose(output, labels)
         if "target" not in inspect.signature(self.method.attribute).parameters:  # as in LayerActivation
@@ -165,8 +162,18 @@ class BatchMaps:
         return (
             output,
             targets,
-            [self.method.attribute(images, target=target.for_captum, **self.arguments) for target in targets],
+            [
+                self.method.attribute(images, target=target.for_captum, **self._arguments(names, images))
+                for target in targets
+            ],
         )
+
+    def _arguments(self, names: Sequence[str], images: Tensor) -> dict[str, Any]:
+        """The further arguments of `attribute`, with noise that depends on each image alone."""
+        if not isinstance(self.method, SmoothCamAttribution):
+            return self.arguments
+        generators = [Generator(images.device).manual_seed(noise_seed(self.seed, name)) for name in names]
+        return {**self.arguments, "generator": generators}
 
     def _by_layer(self, attribution: Any) -> Iterator[tuple[str, list[str], Tensor]]:
         """The tensors that a method returned, each with its layer's name and its suffix."""

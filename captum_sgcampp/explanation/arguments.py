@@ -20,10 +20,19 @@ def chosen_methods(names: Sequence[str]) -> list[Method]:
         raise TypeError(f"methods: must be a list, but is {names!r}.")
     known = catalogue.by_name()
     for name in names:
-        require_choice("methods", name, known)
+        require_choice("methods", name, list(known))
     if not names or len(set(names)) < len(names):
         raise ValueError(f"methods: must be one or several different methods, but are {list(names)}.")
     return [known[name] for name in names]
+
+
+def require_source(method: str, needed: str, derivatives: str) -> None:
+    """Raises a ValueError if a method needs another source of the derivatives than all methods here are given.
+
+    Those that always take the powers of the gradient need its first only, which is the same from each source.
+    """
+    if needed not in {"powers", derivatives}:
+        raise ValueError(f"derivatives: must be {needed!r} for {method}, but is {derivatives!r}.")
 
 
 def names_of_layers(model: Callable[..., Any], layers: Module | str | Sequence[Module | str]) -> dict[Module, str]:

@@ -22,6 +22,7 @@ from captum_sgcampp.explanation.arguments import (
     names_of_layers,
     one_stdev,
     require_row_of_scores,
+    require_source,
     require_transform,
 )
 from captum_sgcampp.explanation.example_view import ExampleView
@@ -63,8 +64,8 @@ def explain(
 ) -> Explanation:
     r"""Explains one input by several methods, for several layers and targets, from the same passes through the model.
 
-    One pass without noise gives the probabilities, the activations and the gradients of Grad-CAM and Grad-CAM++; the
-    passes with noise follow only if a smooth method is chosen. Nothing is printed or written.
+    One pass without noise gives the probabilities, the activations and the gradients of methods that are not smooth;
+    the passes with noise follow only if a smooth method is chosen. Nothing is printed or written.
 
     Args:
         model: The model, or a function that calls it. It returns logits, (1, classes), or an object or mapping with
@@ -150,6 +151,8 @@ def explain(
         return choose_classes(output[0], indices, top_k)
 
     made = [method.make(model, list(names), alpha=alpha, derivatives=derivatives) for method in chosen]
+    for one, method in zip(made, chosen, strict=True):
+        require_source(method.name, one.derivatives, derivatives)
     weightings = [Weighting(one.weights, method.is_smooth) for one, method in zip(made, chosen, strict=True)]
     found = maker.run(weightings, (inputs,), additional_forward_args, choose)
     maps, activations, weights = _by_name(found, [method.name for method in chosen], names)

@@ -39,7 +39,8 @@ class Explanation:
         selection: The selected filters and neurons.
         activations: The activations of each layer without noise, (1, C, \*spatial), of all channels, or of the selected
             ones with ``derivatives="autograd"``.
-        weights: Their weights by method, layer and target: (1, C, 1, ...), or (1, C, \*spatial) for Smooth Layer-CAM.
+        weights: Their weights by method, layer and target: (1, C, 1, ...), or (1, C, \*spatial) for
+            methods that weight each position, as Smooth Layer-CAM does.
         recipe: How the maps were computed.
     """
 

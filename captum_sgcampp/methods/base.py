@@ -1,5 +1,6 @@
 """The base of all class activation maps: weights times a layer's activations."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,9 @@ from captum_sgcampp._passes.sources import SOURCES
 from captum_sgcampp.formulas import Derivatives
 from captum_sgcampp.layers import find_layer
 from captum_sgcampp.reshape import for_inputs
+
+_BASES = {f"{__package__}.base", f"{__package__}.smooth_base"}
+"""The modules whose classes have an `attribute`."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,7 @@ class CamAttribution(LayerAttribution, GradientAttribution):
         )
         return self._attribute(inputs, lambda _output: [target], arguments)[0]
 
+    @log_usage
     def attribute_targets(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -184,14 +189,29 @@ class CamAttribution(LayerAttribution, GradientAttribution):
             For each target, what :meth:`attribute` returns for it.
 
         Raises:
-            TypeError: `targets` is not a list.
+            TypeError: `targets` is neither a list nor a function; the arguments are not those of :meth:`attribute`; or
+                the class overrides :meth:`attribute`, which this method would pass by.
             ValueError: There are no targets. Beyond that, whatever :meth:`attribute` raises.
         """
+        if not self.has_plain_attribute():
+            raise TypeError(
+                f"attribute_targets: {type(self).__name__} overrides attribute, which would not be called. Override "
+                "weights instead, or call attribute for each target."
+            )
+        try:
+            inspect.signature(self.attribute).bind(inputs, None, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"attribute_targets: what follows the targets must suit attribute: {error}.") from error
         if callable(targets):
             choose = targets
             return self._attribute(inputs, lambda output: _as_list(choose(output)), self._arguments(*args, **kwargs))
         given = _as_list(targets)
         return self._attribute(inputs, lambda _output: given, self._arguments(*args, **kwargs))
+
+    @classmethod
+    def has_plain_attribute(cls) -> bool:
+        """Whether its `attribute` is that of this package, which only packs its arguments."""
+        return cls.attribute in {vars(base).get("attribute") for base in cls.__mro__ if base.__module__ in _BASES}
 
     def _arguments(
         self,

@@ -34,8 +34,15 @@ class Method:
         return loaded
 
     def takes(self, setting: str) -> bool:
-        """Whether its class has a parameter of this name."""
-        return setting in inspect.signature(self.load()).parameters
+        """Whether its class has a parameter of this name, or hands keywords on to a base that has it."""
+        for base in self.load().__mro__:
+            if "__init__" in vars(base):
+                parameters = inspect.signature(vars(base)["__init__"]).parameters
+                if setting in parameters:
+                    return True
+                if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+                    return False
+        return False
 
     def make(self, forward_func: Any, layer: Any, **settings: Any) -> "CamAttribution":
         """Makes the method for a model and a layer.
@@ -85,6 +92,10 @@ def by_word() -> dict[str, Method]:
     return {method.word: method for method in METHODS}
 
 
-def method_of(method_class: type) -> Method | None:
-    """The method that a class computes; None if it is not in the table, such as a class of the user's."""
-    return next((method for method in METHODS if method.load() is method_class), None)
+def method_of(method_class: "type[CamAttribution]") -> Method | None:
+    """The method that a class computes: that of the nearest base whose weights it has; None if the table has none."""
+    for base in method_class.__mro__:
+        for method in METHODS:
+            if method.class_name == base.__name__ and method.load() is base:
+                return method if method_class.weights is method.load().weights else None
+    return None

@@ -9,11 +9,15 @@ const python = (text) => JSON.stringify(text);
 const LINE = 80;
 
 /** The row of a method in the table. */
-const methodOf = ({ method }) => DATA.methods.find(({ name }) => name === method);
+const named = (method) => DATA.methods.find(({ name }) => name === method);
+const methodOf = ({ method }) => named(method);
+
+/** The row of the method to call, which is another one where a smooth method has no noise. */
+const calledOf = (recipe, state) => (isNoisy(recipe, state) ? methodOf(state) : named(methodOf(state).withoutNoise));
 
 /** The code that returns the map as `attribution`, given `model`, its input `x`, and what `callNotes` names. */
 export function pythonCall(recipe, layer, state) {
-  const { className, settings } = methodOf(state);
+  const { className, settings } = calledOf(recipe, state);
   const isCaptums = className.startsWith("captum.");
   // The methods take models that return a tensor. Those of Captum have no reshape_transform, and those without the
   // source of the derivatives weight all noisy copies alike.
@@ -27,10 +31,10 @@ export function pythonCall(recipe, layer, state) {
 
 function ours(recipe, layer, state) {
   const { neurons, region } = state;
-  const method = methodOf(state);
+  const called = calledOf(recipe, state);
   const noisy = isNoisy(recipe, state);
-  const [room, name] = split(noisy ? method.className : method.withoutNoise);
-  const settings = ["model", layer.named ? python(layer.name) : "layer", ...formula(recipe, method.settings)];
+  const [room, name] = split(called.className);
+  const settings = ["model", layer.named ? python(layer.name) : "layer", ...formula(recipe, called.settings)];
   if (recipe.reshaped) settings.push("reshape_transform=reshape_transform");
   const parameters = inputs(recipe, state);
   if (noisy) parameters.push(...noise(recipe));
@@ -52,7 +56,7 @@ function ours(recipe, layer, state) {
 const split = (path) => [path.slice(0, path.lastIndexOf(".")), path.slice(path.lastIndexOf(".") + 1)];
 
 function captums(recipe, layer, state) {
-  const [room, name] = split(methodOf(state).className);
+  const [room, name] = split(calledOf(recipe, state).className);
   const filters = summedFilters(layer, state);
   const parameters = [...inputs(recipe, state), filters.length ? "attr_dim_summation=False" : "relu_attributions=True"];
   const attribution = `method.attribute(${wrapped(parameters)})${filters.length ? sumOf(filters) : ""}`;

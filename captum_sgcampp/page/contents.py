@@ -40,17 +40,13 @@ def _method(method: catalogue.Method) -> dict[str, Any]:
     """What the page's calls need to know of a method."""
     return {
         "name": method.name,
-        "className": _path(method),
+        # The class to call is Captum's own where it has one.
+        "className": f"captum.attr.{method.captums}" if method.captums else f"{method.module}.{method.class_name}",
         "smooth": method.is_smooth,
         "settings": [] if method.captums else [one for one in ("alpha", "derivatives") if method.takes(one)],
-        # Where the table has no class without noise, it is the same class, which adds none by default.
-        "withoutNoise": _path(catalogue.by_name().get(method.without_noise or "", method)),
+        # Where the table has no method without noise, it is the same class, which adds none by default.
+        "withoutNoise": method.without_noise if method.without_noise in catalogue.by_name() else method.name,
     }
-
-
-def _path(method: catalogue.Method) -> str:
-    """The class to call, which is Captum's own where it has one, with its module."""
-    return f"captum.attr.{method.captums}" if method.captums else f"{method.module}.{method.class_name}"
 
 
 def _photograph(explanation: Explained, max_bytes: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The modules are JavaScript's own, in a narrow form that is joined by leaving wor
 * An import is a line ``import { one, other } from "./module.js";``.
 * An export is a declaration at the beginning of a line with ``export`` before it: of a function, a class or a constant.
 * Each declaration at the beginning of a line declares one name, and no two modules declare the same.
+* No text goes over several lines, and none ends the script's element in HTML or begins a comment there.
 """
 
 import re
@@ -15,6 +16,7 @@ _IMPORT = re.compile(r'import \{ (\w+(?:, \w+)*) \} from "\./(\w+\.js)";')
 _DECLARATION = re.compile(r"(?:const|let|class|(?:async )?function\*?) (\w+)\b")
 _EXPORT = re.compile(r"export (?!let)(?=" + _DECLARATION.pattern + ")")
 _MODULE_WORD = re.compile(r"\s*(?:import|export)\b")
+_ENDS_SCRIPT = re.compile(r"</script|<!--", re.IGNORECASE)
 _DECLARING_WORD = re.compile(r"(?:const|let|var|class|async|function)\b")
 
 
@@ -71,7 +73,8 @@ def _parse(name: str, text: str) -> _Module:
         is_exported = _EXPORT.match(line)
         plain = line[is_exported.end() :] if is_exported else line
         declaration = _DECLARATION.match(plain)
-        if _MODULE_WORD.match(plain) or (_DECLARING_WORD.match(plain) and not declaration):
+        is_other = _MODULE_WORD.match(plain) or (_DECLARING_WORD.match(plain) and not declaration)
+        if is_other or line.count("`") % 2 or _ENDS_SCRIPT.search(line):
             raise ValueError(f"{name}, line {number}: has a form that is not joined, {line!r}; see scripts.py.")
         if declaration:
             declared.append(declaration[1])
