@@ -9,11 +9,11 @@ const python = (text) => JSON.stringify(text);
 const LINE = 80;
 
 /** The row of a method in the table. */
-const named = (method) => DATA.methods.find(({ name }) => name === method);
-const methodOf = ({ method }) => named(method);
+const methodNamed = (method) => DATA.methods.find(({ name }) => name === method);
+const methodOf = ({ method }) => methodNamed(method);
 
 /** The row of the method to call, which is another one where a smooth method has no noise. */
-const calledOf = (recipe, state) => (isNoisy(recipe, state) ? methodOf(state) : named(methodOf(state).withoutNoise));
+const calledOf = (recipe, state) => (isNoisy(recipe, state) ? methodOf(state) : methodNamed(methodOf(state).withoutNoise));
 
 /** The code that returns the map as `attribution`, given `model`, its input `x`, and what `callNotes` names. */
 export function pythonCall(recipe, layer, state) {
