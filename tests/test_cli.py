@@ -30,9 +30,10 @@ FAST = ["--n-samples", "1", "--methods", "smooth-grad-cam++"]
 pytestmark = pytest.mark.usefixtures("coarse_pictures", "in_empty_folder")
 
 
-def test_main_job(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("given", [["--n-samples", "5"], pytest.param([], marks=pytest.mark.slow)])
+def test_main_job(given: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(picture, "DPI", 200)
-    assert main([]) == 0
+    assert main(given) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "camera: efficientnet_lite0, layer _blocks.14"
     assert len(lines) == 7
@@ -73,7 +74,7 @@ def test_maps_lie_where_the_object_is() -> None:
 
 def test_runs_repeat_with_the_seed() -> None:
     for name, seed in [("first", "3"), ("again", "3"), ("other", "4")]:
-        assert main(["--seed", seed, "--n-samples", "2", "--stdevs", "0.5", "--output", f"{name}.png"]) == 0
+        assert main(["--seed", seed, *FAST, "--stdevs", "0.5", "--output", f"{name}.png"]) == 0
     first, again, other = (np.asarray(opened(f"{name}.png")) for name in ("first", "again", "other"))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)

@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable
 from copy import deepcopy
 from datetime import timedelta
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,12 +149,11 @@ def use(case: Case, wrapped: DistributedDataParallel, model: CutModel) -> tuple[
     return (FIRST_ONLY[case.use](wrapped, model), FIRST_ONLY[case.use](copy, copy)) if not case.rank else (NO_MAP,) * 2
 
 
-def go_through_cases(processes: int, rank: int, folder: Path) -> dict[Case, Outcome]:
+def go_through_cases(cases: list[Case], folder: Path) -> dict[Case, Outcome]:
     """Goes through the cases together with the other processes."""
     outcomes = {}
-    uses = [*USES, *FIRST_ONLY] if processes > 1 else [*USES]
-    for number, (settings, moment, use) in enumerate(product(SETTINGS, MOMENTS, uses)):
-        case = Case(processes, rank, settings, moment, use)
+    for number, case in enumerate(cases):
+        processes, rank = case.processes, case.rank
         store = (folder / f"{processes}_{number}").as_uri()  # its own, so that no case sees what another one left
         dist.init_process_group(
             "gloo", init_method=store, rank=rank, world_size=processes, timeout=timedelta(seconds=10)
@@ -168,11 +166,11 @@ def go_through_cases(processes: int, rank: int, folder: Path) -> dict[Case, Outc
     return outcomes
 
 
-def process(rank: int, folder: Path) -> None:
+def process(rank: int, folder: Path, cases: list[Case]) -> None:
     torch.set_num_threads(1)
-    outcomes = go_through_cases(2, rank, folder)
+    outcomes = go_through_cases([case._replace(rank=rank) for case in cases if case.processes == 2], folder)
     if not rank:
-        outcomes |= go_through_cases(1, rank, folder)
+        outcomes |= go_through_cases([case for case in cases if case.processes == 1], folder)
     torch.save([(tuple(case), tuple(outcome)) for case, outcome in outcomes.items()], folder / f"{rank}.pt")
 
 
@@ -180,10 +178,19 @@ def process(rank: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Outcome]:
-    """What became of each case."""
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Outcome]:
+    """What became of each case that a test is about to look at, and of the same with nothing done beside training."""
+    items = [one for one in request.session.items if isinstance(one, pytest.Function) and one.module is request.module]
+    chosen: list[dict[str, Any]] = [dict(item.callspec.params) for item in items]
+    plain = {(processes, settings, BETWEEN_STEPS) for processes in (1, 2) for settings in SETTINGS}
+    plain |= {(one["processes"], one["settings"], one["moment"]) for one in chosen if "use" in one}
+    used = {(one["processes"], one["settings"], one["moment"], one["use"]) for one in chosen if "use" in one}
+    cases = [
+        Case(processes, 0, settings, moment, use)
+        for processes, settings, moment, use in sorted(used | {(*one, "nothing") for one in plain})
+    ]
     folder = tmp_path_factory.mktemp("distributed")
-    context = spawn(process, (folder,), nprocs=2, join=False)  # type: ignore[no-untyped-call]
+    context = spawn(process, (folder, cases), nprocs=2, join=False)  # type: ignore[no-untyped-call]
     deadline = time.monotonic() + SECONDS
     try:
         while not context.join(timeout=1):
@@ -198,6 +205,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Outcome]:
     }
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(
     ("processes", "use"),
     [(1, use) for use in USES if use != "nothing"] + [(2, use) for use in [*USES, *FIRST_ONLY] if use != "nothing"],
