@@ -31,6 +31,7 @@ def with_backward_hooks(model: nn.Module, place: str, kind: str) -> None:
 KINDS = pytest.mark.parametrize("kind", ["after", "before", "both"])
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(
     "place", ["", "below", "below.0", "layer", "layer.0", "layer.1", "above", "above.0", "above.1", "above.3"]
 )
@@ -44,6 +45,7 @@ def test_full_backward_hooks_count_as_with_captum(place: str, layer: str, kind: 
     assert relative_error(attribute(model, layer, inputs=inputs), wanted) < 1e-10
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("place", ["above", "above.0", "above.1", "above.3"])
 @pytest.mark.parametrize("layer", ["layer", "layer.0", "below"])
 @KINDS

@@ -212,6 +212,7 @@ USED_TWICE = [
 ]
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(("build", "layer", "to_input"), USED_TWICE)
 @SETTINGS
 def test_every_use_of_the_layers_tensor_counts(

@@ -43,6 +43,7 @@ class Checkpointed(CutModel):
         return inputs
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(
     "part", ["below", "layer", "above", "below and layer", "layer and above", "all", "each", "below, reentrant"]
 )

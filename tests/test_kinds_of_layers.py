@@ -168,6 +168,7 @@ class Residual(nn.Module):
         return scores
 
 
+@pytest.mark.pairwise
 @with_and_without_noise
 @pytest.mark.parametrize("to_input", [False, True])
 @pytest.mark.parametrize("layer", ["below", "before", "conv", "relu", "conv2", "last", "above.0"])

@@ -76,6 +76,7 @@ def attribute(model: Any, inputs: Any, layer: Any = "layer", **options: Any) -> 
 # --- examples that influence one another -----------------------------------------------------------------------------
 
 
+@pytest.mark.pairwise
 @joining
 @pytest.mark.parametrize("above", [False, True], ids=["below", "above"])
 @pytest.mark.parametrize("size", [None, 4])

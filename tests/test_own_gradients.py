@@ -84,6 +84,7 @@ AUTOGRAD = ["autograd", "create_graph", "backward"]
 FUNC = ["func.grad", "func.vmap", "func.vjp", "func.jvp"]
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("place", ["first", "below", "within", "above"])
 @pytest.mark.parametrize(
     ("how", "caught"),

@@ -112,6 +112,7 @@ def test_an_error_while_gradients_are_taken_leaves_nothing_behind() -> None:
 # --- the whole model, in every mode -----------------------------------------------------------------------------------
 
 
+@pytest.mark.pairwise
 @with_and_without_noise
 @in_every_grad_mode
 @pytest.mark.parametrize("to_input", [False, True])
@@ -134,6 +135,7 @@ def test_nothing_is_left_behind(
     assert not actual.requires_grad
 
 
+@pytest.mark.pairwise
 @where_smoothing_changes_nothing
 @the_papers_with_and_without_noise
 @pytest.mark.parametrize("requires_grad", [False, True])
@@ -183,6 +185,7 @@ class Breaks(nn.Module):
         return values
 
 
+@pytest.mark.pairwise
 @with_and_without_noise
 @in_every_grad_mode
 @pytest.mark.parametrize("place", ["below", "layer", "above"])

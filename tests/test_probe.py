@@ -178,6 +178,7 @@ class Checkpointed(CutModel):
 KINDS = [Around, Below, Everywhere, PutBack, InThread, LayerInThread, Checkpointed]
 
 
+@pytest.mark.pairwise
 @without_noise_on_purpose
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n_samples", [0, 3])

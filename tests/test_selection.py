@@ -36,6 +36,7 @@ def neurons(dims: int) -> list[tuple[int, ...]]:
     return list(product(*map(range, GRIDS[dims])))
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("noise", [None, SMOOTH])
 @pytest.mark.parametrize("dims", [0, 1, 2, 3])
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ def test_every_kind_of_target(
     assert relative_error(attribution, wanted) < 1e-10
 
 
+@pytest.mark.pairwise
 @with_and_without_noise
 @pytest.mark.parametrize(
     ("shape", "target"),
@@ -153,6 +154,7 @@ def test_integers_of_other_libraries_and_sizes(build: Method, noise: dict[str, A
     assert torch.equal(one(method.attribute_targets(inputs, [target], **noise)[0]), maps[0])
 
 
+@pytest.mark.pairwise
 @with_and_without_noise
 @pytest.mark.parametrize("n_examples", [1, 3])
 @pytest.mark.parametrize(

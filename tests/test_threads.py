@@ -156,6 +156,7 @@ def assert_same_use(actual: Used, wanted: Used) -> None:
 MODES = [torch.enable_grad, torch.no_grad, torch.inference_mode]
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("frozen", [False, True], ids=["trainable", "frozen"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
@@ -180,6 +181,7 @@ def test_another_thread_uses_the_model_as_if_it_were_alone(
     assert hooks_on(model) == 0
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("to_input", [False, True])
 @pytest.mark.parametrize("frozen", [False, True], ids=["trainable", "frozen"])
 @pytest.mark.parametrize("mode", MODES)
@@ -218,6 +220,7 @@ def seeded_attribution(inputs: Tensor, target: Any, **options: Any) -> Callable[
 # --- threads that attribute ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("frozen", [False, True], ids=["trainable", "frozen"])
 @pytest.mark.parametrize("layers", [("layer", "layer"), ("layer", "below.0"), ("below.0", "layer")])
 @pytest.mark.parametrize(
@@ -311,6 +314,7 @@ def test_a_batch_in_parts_on_one_device_is_refused(n_samples: int) -> None:
     assert hooks_on(model) == 0
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("frozen", [False, True], ids=["trainable", "frozen"])
 @pytest.mark.parametrize("order", ORDERS)
 def test_two_threads_on_a_model_that_starts_threads_get_right_maps_or_an_error(order: str, frozen: bool) -> None:
@@ -386,6 +390,7 @@ def sentences(turns: Turns, frozen: bool) -> Sentences:
 ENCODER_LAYERS = ["encoder.layers.0.linear1", "encoder.layers.1", "encoder", "head"]
 
 
+@pytest.mark.pairwise
 @where_smoothing_changes_nothing
 @pytest.mark.parametrize("n_samples", [0, 3])
 @pytest.mark.parametrize("frozen", [False, True], ids=["trainable", "frozen"])
