@@ -1,6 +1,6 @@
 """From a model and its inputs to maps: of one method or several, for several layers and targets, by the same passes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -83,7 +83,7 @@ class MapMaker:
     device_ids: list[int] | None = None
     attribute_to_layer_input: bool = False
     read_scores: Callable[[Any], Any] = lambda output: output
-    grad_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    grad_kwargs: dict[str, Any] = field(default_factory=dict)
     show_progress: bool = False
 
     def run(
@@ -127,7 +127,7 @@ class MapMaker:
             self.view,
             self.derivatives,
             self.noise,
-            dict(self.grad_kwargs),
+            self.grad_kwargs,
             self.show_progress,
             with_clean_derivatives=not all(method.is_smooth for method in methods),
         )

@@ -26,7 +26,7 @@ from captum_sgcampp._models.bytecode import global_names_of, instructions_of
 from captum_sgcampp._torch import uncompiled_function
 from captum_sgcampp.dataset.module_settings import PLAIN, compiled_graph, settings_of
 from captum_sgcampp.dataset.own_code import imported_by, is_own, named_in
-from captum_sgcampp.dataset.results import assigned_in_calls, function_of, is_attribute, is_cache, results_of
+from captum_sgcampp.dataset.results import function_of, is_attribute, results_of, without_results
 from captum_sgcampp.layers import unwrap
 
 MAX_DEPTH = 50
@@ -212,10 +212,7 @@ class _Description:
             return reduced
         function, args, state, items, pairs = (*reduced, None, None, None)[:5]
         if isinstance(state, dict) or state is None:  # as where there is nothing in it yet
-            assigned = assigned_in_calls(kind)
-            state = self._items(
-                {name: one for name, one in (state or {}).items() if not is_cache(kind, name, assigned)}
-            )
+            state = self._items(without_results(kind, state or {}))
         return self._sequence((kind, function, args, state, list(items or ()), list(pairs or ())))
 
     def _sequence(self, values: Iterable[Any]) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_sgcampp._torch import FORWARD_HOOKS, OF_EVERY_MODULE
-from captum_sgcampp.dataset.results import assigned_in_calls, is_cache
+from captum_sgcampp.dataset.results import attributes_of
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype)
 """Types whose values are known by their text."""
@@ -16,13 +16,11 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype)
 
 def settings_of(module: Module) -> dict[str, Any]:
     """What decides what a module computes and is neither in its state dict nor a result or a cache of its passes."""
-    kind, compiled = type(module), compiled_graph(module)
-    assigned = assigned_in_calls(kind)
+    compiled = compiled_graph(module)
     settings = {
         name: value
-        for name, value in vars(module).items()
+        for name, value in attributes_of(module).items()
         if name not in OF_EVERY_MODULE
-        and not is_cache(kind, name, assigned)
         and (not compiled or isinstance(value, (Tensor, *PLAIN)))  # the others are torch's own
     }
     hooks = {name: hooks for name in FORWARD_HOOKS if (hooks := list(vars(module).get(name, {}).values()))}

@@ -3,6 +3,7 @@
 import dis
 import functools
 from collections import Counter
+from collections.abc import Mapping
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -16,15 +17,24 @@ _LOADS = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER", "LOAD_GLOBAL", "LOAD_NAME", 
 
 def attributes_of(value: object) -> dict[str, Any]:
     """The attributes of an object that are neither results nor caches."""
-    kind, attributes = type(value), getattr(value, "__dict__", {})
-    assigned = assigned_in_calls(kind)
-    return {name: one for name, one in attributes.items() if not is_cache(kind, name, assigned)}
+    return without_results(type(value), getattr(value, "__dict__", {}))
 
 
-def is_cache(kind: type, name: str, assigned: frozenset[str]) -> bool:
-    """Whether an attribute is surely a result or a cache. What only may be one counts, lest a map be silently wrong."""
-    is_cached = isinstance(getattr(kind, name, None), functools.cached_property)
-    return is_cached or name in assigned or name.strip("_").endswith("cache")
+def without_results(kind: type, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves out what is surely a result or a cache. What only may be one counts, lest a map be silently wrong.
+
+    Args:
+        kind: The class of the object.
+        attributes: Its attributes.
+    """
+    assigned = _assigned_in_calls(kind)
+    return {
+        name: value
+        for name, value in attributes.items()
+        if name not in assigned
+        and not name.strip("_").endswith("cache")
+        and not isinstance(getattr(kind, name, None), functools.cached_property)
+    }
 
 
 def results_of(code: CodeType) -> set[str]:
@@ -34,7 +44,7 @@ def results_of(code: CodeType) -> set[str]:
     return assigned - _used(instructions, "STORE_GLOBAL", "STORE_DEREF")
 
 
-def assigned_in_calls(kind: type) -> frozenset[str]:
+def _assigned_in_calls(kind: type) -> frozenset[str]:
     """The attributes that a class assigns to in calls of its objects and never uses: results, such as a counter."""
     methods = (
         (name, function.__code__)

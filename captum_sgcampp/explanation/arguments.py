@@ -110,7 +110,7 @@ def names_of_classes(class_names: ClassNames | None, n_classes: int) -> Sequence
 
     Raises:
         TypeError: They are not a list.
-        ValueError: There is not one for each class.
+        ValueError: Some classes have no name, or there are more names than classes.
     """
     if class_names is None:
         return None

@@ -150,10 +150,11 @@ def explain(
         names_of_classes(class_names, output.shape[1])  # before the passes with noise
         return choose_classes(output[0], indices, top_k)
 
-    made = [method.make(model, list(names), alpha=alpha, derivatives=derivatives) for method in chosen]
-    for one, method in zip(made, chosen, strict=True):
-        require_source(method.name, one.derivatives, derivatives)
-    weightings = [Weighting(one.weights, method.is_smooth) for one, method in zip(made, chosen, strict=True)]
+    weightings = []
+    for method in chosen:
+        made = method.make(model, list(names), alpha=alpha, derivatives=derivatives)
+        require_source(method.name, made.derivatives, derivatives)
+        weightings.append(Weighting(made.weights, method.is_smooth))
     found = maker.run(weightings, (inputs,), additional_forward_args, choose)
     maps, activations, weights = _by_name(found, [method.name for method in chosen], names)
     recipe = Recipe(

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from captum.attr import GradientAttribution, LayerAttribution
 from torch import Tensor
@@ -21,9 +21,6 @@ from captum_sgcampp.formulas import Derivatives
 from captum_sgcampp.layers import find_layer
 from captum_sgcampp.reshape import for_inputs
 
-_BASES = {f"{__package__}.base", f"{__package__}.smooth_base"}
-"""The modules whose classes have an `attribute`."""
-
 
 @dataclass(frozen=True)
 class Arguments:
@@ -33,7 +30,7 @@ class Arguments:
     attribute_to_layer_input: bool
     relu_attributions: bool
     attr_dim_summation: bool | None
-    grad_kwargs: Mapping[str, Any]
+    grad_kwargs: dict[str, Any]
     selection: Selection
     noise: Noise
     show_progress: bool
@@ -168,6 +165,9 @@ class CamAttribution(LayerAttribution, GradientAttribution):
         )
         return self._attribute(inputs, lambda _output: [target], arguments)[0]
 
+    _plain_attribute: ClassVar[Callable[..., Any]] = attribute
+    """The `attribute` that only packs its arguments, to tell whether a subclass has another one."""
+
     @log_usage
     def attribute_targets(
         self,
@@ -199,31 +199,35 @@ class CamAttribution(LayerAttribution, GradientAttribution):
                 "weights instead, or call attribute for each target."
             )
         try:
-            inspect.signature(self.attribute).bind(inputs, None, *args, **kwargs)
+            bound = inspect.signature(self.attribute).bind(inputs, None, *args, **kwargs)
         except TypeError as error:
             raise TypeError(f"attribute_targets: what follows the targets must suit attribute: {error}.") from error
+        bound.apply_defaults()
+        _inputs, _target, *others = bound.args
         if callable(targets):
             choose = targets
-            return self._attribute(inputs, lambda output: _as_list(choose(output)), self._arguments(*args, **kwargs))
+            return self._attribute(
+                inputs, lambda output: _as_list(choose(output)), self._arguments(*others, **bound.kwargs)
+            )
         given = _as_list(targets)
-        return self._attribute(inputs, lambda _output: given, self._arguments(*args, **kwargs))
+        return self._attribute(inputs, lambda _output: given, self._arguments(*others, **bound.kwargs))
 
     @classmethod
     def has_plain_attribute(cls) -> bool:
         """Whether its `attribute` is that of this package, which only packs its arguments."""
-        return cls.attribute in {vars(base).get("attribute") for base in cls.__mro__ if base.__module__ in _BASES}
+        return cls.attribute is cls._plain_attribute
 
     def _arguments(
         self,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        relu_attributions: bool = True,
-        attr_dim_summation: bool | None = None,
-        grad_kwargs: dict[str, Any] | None = None,
+        additional_forward_args: object,
+        attribute_to_layer_input: bool,
+        relu_attributions: bool,
+        attr_dim_summation: bool | None,
+        grad_kwargs: dict[str, Any] | None,
         *,
-        filters: Iterable[int] | None = None,
-        subset: Iterable[Iterable[int]] | None = None,
-        region: bool = False,
+        filters: Iterable[int] | None,
+        subset: Iterable[Iterable[int]] | None,
+        region: bool,
     ) -> Arguments:
         """Checks what follows the target in :meth:`attribute`."""
         if not isinstance(grad_kwargs, Mapping | None):
@@ -235,7 +239,7 @@ class CamAttribution(LayerAttribution, GradientAttribution):
             attribute_to_layer_input,
             relu_attributions,
             attr_dim_summation,
-            grad_kwargs or {},
+            dict(grad_kwargs or {}),
             Selection(filters, subset, region),
             Noise(),
             show_progress=False,

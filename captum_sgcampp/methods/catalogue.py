@@ -96,6 +96,6 @@ def method_of(method_class: "type[CamAttribution]") -> Method | None:
     """The method that a class computes: that of the nearest base whose weights it has; None if the table has none."""
     for base in method_class.__mro__:
         for method in METHODS:
-            if method.class_name == base.__name__ and method.load() is base:
-                return method if method_class.weights is method.load().weights else None
+            if method.class_name == base.__name__ and (loaded := method.load()) is base:
+                return method if method_class.weights is loaded.weights else None
     return None

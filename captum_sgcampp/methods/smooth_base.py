@@ -127,14 +127,16 @@ class SmoothCamAttribution(CamAttribution):
         )
         return self._attribute(inputs, lambda _output: [target], arguments)[0]
 
-    def _arguments(
+    _plain_attribute = attribute
+
+    def _arguments(  # type: ignore[override]  # called with what this class's `attribute` takes
         self,
         *args: Any,
-        n_samples: int = 0,
-        stdevs: float | Sequence[float] = 0.15,
-        n_samples_batch_size: int | None = None,
-        generator: Generator | Sequence[Generator] | None = None,
-        show_progress: bool = False,
+        n_samples: int,
+        stdevs: float | Sequence[float],
+        n_samples_batch_size: int | None,
+        generator: Generator | Sequence[Generator] | None,
+        show_progress: bool,
         **kwargs: Any,
     ) -> Arguments:
         noise = Noise(n_samples, stdevs, n_samples_batch_size, generator)
